@@ -1,0 +1,40 @@
+# Three commands: `make quickstart`, `make test`, `make lint`. Each creates .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+QUICKSTART_CONFIG ?= projects/dino/configs/dino_shapes_csla.py
+QUICKSTART_DATA ?= datasets/shapes_easy
+QUICKSTART_OUTPUT ?= output/quickstart
+
+.PHONY: install quickstart test lint format clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/python -m detrkit.data.shapes --output $(QUICKSTART_DATA) --train 1200 --val 200 --seed 0 --preset easy
+	$(BIN)/python tools/lazyconfig_train_net.py --config-file $(QUICKSTART_CONFIG) \
+		dataloader.root=$(QUICKSTART_DATA) train.output_dir=$(QUICKSTART_OUTPUT)
+	$(BIN)/python tools/predict.py --config-file $(QUICKSTART_CONFIG) \
+		--weights $(QUICKSTART_OUTPUT)/model_final.pth --input '$(QUICKSTART_DATA)/val2017/*.jpg' \
+		--output $(QUICKSTART_OUTPUT)/pictures --limit 12
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) output datasets .pytest_cache .ruff_cache

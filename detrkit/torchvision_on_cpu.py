@@ -1,0 +1,31 @@
+"""Lets torchvision be imported beside a torch that has no CUDA.
+
+PyPI's torchvision wheels are linked against CUDA. Beside a CPU-only torch their compiled operators cannot be
+loaded, and `import torchvision` then fails while it describes `nms`, although everything that this library
+uses of it (transforms v2, tv_tensors) is Python. Declaring the two operators' signatures, without a kernel, is
+all that the import needs; calling one still raises. Where the binaries do load, nothing is declared.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[torch.library.Library] = []  # a Library's declarations live as long as the object
+
+
+def declare_missing_operators() -> None:
+    """Declare torchvision's `nms` and `qnms` if its compiled operators cannot be loaded here."""
+    spec = importlib.util.find_spec("torchvision")
+    if _declared or spec is None:
+        return
+    binaries = [path for folder in spec.submodule_search_locations for path in Path(folder).glob("_C.*")]
+    try:
+        for path in binaries:
+            torch.ops.load_library(path)
+    except OSError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(name + _NMS)
+        _declared.append(library)
