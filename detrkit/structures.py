@@ -32,9 +32,7 @@ class _Movable:
         )
 
 
-def _move(
-    value: Any, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
-) -> Any:
+def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool) -> Any:
     if isinstance(value, Tensor):
         dtype = dtype if value.is_floating_point() else None
         return value.to(device=device, dtype=dtype, non_blocking=non_blocking)
@@ -58,9 +56,8 @@ class Target(_Movable):
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.boxes.shape != (len(self.labels), 4):
-            raise ValueError(
-                f"Target needs labels [T] and boxes [T, 4], got {tuple(self.labels.shape)} and {tuple(self.boxes.shape)}"
-            )
+            shapes = f"{tuple(self.labels.shape)} and {tuple(self.boxes.shape)}"
+            raise ValueError(f"Target needs labels [T] and boxes [T, 4], got {shapes}")
         if self.labels.dtype != torch.int64:
             raise ValueError(f"Target.labels must be int64, got {self.labels.dtype}")
 
