@@ -11,3 +11,7 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class NonFiniteError(FloatingPointError, ValueError):
+    """A NaN or an infinity where training cannot go on; the message says where it was met."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class _Movable:
@@ -86,6 +88,67 @@ class ImageBatch(_Movable):
 
 
 @dataclass(frozen=True)
+class PaddedTargets(_Movable):
+    """The objects of a batch as three tensors; T is the largest number in an image, at least 0.
+
+    labels: int64 [B, T], 0 in the padding.  boxes: [B, T, 4], 0 in the padding.  valid: bool [B, T].
+    counts: the number of objects of each image, on the host, so that nobody asks the device for it.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    valid: Tensor
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> PaddedTargets:
+        """Pad one Target per image. Raises ValueError without any image."""
+        if not targets:
+            raise ValueError("PaddedTargets needs the targets of at least one image")
+        valid = [torch.ones_like(target.labels, dtype=torch.bool) for target in targets]
+        return cls(
+            labels=pad_sequence([target.labels for target in targets], batch_first=True),
+            boxes=pad_sequence([target.boxes for target in targets], batch_first=True),
+            valid=pad_sequence(valid, batch_first=True),
+            counts=tuple(len(target) for target in targets),
+        )
+
+    @property
+    def num_objects(self) -> int:
+        """Objects in the whole batch."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True)
+class Levels(_Movable):
+    """The sizes of L feature levels: for Python, and as tensors beside the features, so that no step waits for them.
+
+    shapes: (height, width) of each level.  sizes: float [L, 2], (width, height).  starts: int64 [L], each level's
+    first token.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    sizes: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, shapes: Sequence[tuple[int, int]], like: Tensor) -> Levels:
+        """Describe levels with tensors of the dtype and device of `like`."""
+        starts = [0, *accumulate(height * width for height, width in shapes)][:-1]
+        sizes = torch.tensor([(width, height) for height, width in shapes], dtype=like.dtype)
+        return cls(
+            shapes=tuple(shapes),
+            sizes=sizes.to(like.device, non_blocking=True),
+            starts=torch.tensor(starts).to(like.device, non_blocking=True),
+        )
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Number of tokens of each level; they sum to M."""
+        return tuple(height * width for height, width in self.shapes)
+
+
+@dataclass(frozen=True)
 class FeaturePyramid(_Movable):
     """Feature maps of the levels, finest first.
 
@@ -103,17 +166,18 @@ class FeaturePyramid(_Movable):
 
 @dataclass(frozen=True)
 class Memory(_Movable):
-    """The image as the decoder sees it: the tokens of all levels, finest level first, row-major inside a level.
+    """The image as attention sees it: the tokens of all levels, finest level first, row-major inside a level.
 
-    tokens: [B, M, C].  positions: [B, M, C] position embedding.  mask: bool [B, M], True = padding.
-    shapes: (height, width) of each level.  valid_ratios: [B, L, 2], the unpadded share (width, height) of a level.
+    tokens: [B, M, C].  mask: bool [B, M], True = padding.  levels: their sizes.
+    valid_ratios: [B, L, 2], the unpadded share (width, height) of each level.
+    positions: [B, M, C], the position embedding of the tokens, where it has one.
     """
 
     tokens: Tensor
-    positions: Tensor
-    mask: Tensor
-    shapes: tuple[tuple[int, int], ...]
-    valid_ratios: Tensor
+    mask: Tensor | None
+    levels: Levels
+    valid_ratios: Tensor | None = None
+    positions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +188,7 @@ class QueryGroup(_Movable):
     loss_name: how a loss is called, from its kind and stage, e.g. "{loss}_dn{stage}"; `stage` is "" for the last
     stage and "_0", "_1", ... before it.  matches: int64 [B, size], each query's object or -1, where they are known
     (denoising); None asks for matching.  copies: how many queries each object has in this group by design; the
-    losses are divided by objects * copies.
+    losses are divided by objects * copies.  block: queries that see each other, where a group is divided (0 = all).
     """
 
     name: str
@@ -132,6 +196,7 @@ class QueryGroup(_Movable):
     loss_name: str = "{loss}{stage}"
     matches: Tensor | None = None
     copies: int = 1
+    block: int = 0
 
 
 @dataclass(frozen=True)

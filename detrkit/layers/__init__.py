@@ -1,0 +1,1 @@
+"""Tensor building blocks without knowledge of detectors: boxes, positions, MLPs, attention."""

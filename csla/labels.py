@@ -1,0 +1,119 @@
+"""The equation of cross-stage label assignment (StageInteractor, ICCV 2023, section 3.3), on tensors alone.
+
+A query keeps its index through the stages of a decoder. Stage i also takes the class labels that the same query was
+matched with at the stages j of a window around i, if the box that stage i predicts overlaps that object enough:
+
+    y_i[q, c] = 1  iff  some j in [i - look_back, i + look_ahead] has match_j(q) = t, label(t) = c, and
+                        IoU(box_i(q), box(t)) >= iou_threshold
+
+The stage's own match is in the window and held to the same threshold: an own match that overlaps too little becomes
+a classification negative. Box losses keep the stage's own match. Letters as everywhere: S stages, B images,
+N queries, T objects, K classes.
+"""
+
+import torch
+from torch import Tensor
+
+ANY_OVERLAP = 1e-30
+"""An iou_threshold that accepts whatever overlaps at all (Table 7, "cross without score")."""
+
+
+def cross_stage_iou(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
+    """IoU of stage i's box with the object that stage j matched: [S (i), S (j), B, N]; 0 where j matched none.
+
+    boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N], -1 = none.
+    """
+    stages = len(matches)
+    index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
+    matched = objects.expand(stages, -1, -1, -1).gather(2, index) if objects.shape[1] else torch.zeros_like(boxes)
+    overlap = _iou(boxes[:, None], matched[None])
+    return overlap.masked_fill((matches < 0)[None], 0)
+
+
+def _iou(first: Tensor, second: Tensor) -> Tensor:
+    """Plain intersection over union of cxcywh boxes, broadcast: [..., 4], [..., 4] -> [...]; 0 for empty boxes."""
+    low = torch.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
+    high = torch.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    union = first[..., 2:].prod(dim=-1) + second[..., 2:].prod(dim=-1) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, device: torch.device) -> Tensor:
+    """Which stages j stage i listens to: bool [S (i), S (j)]; None = all in that direction."""
+    step = torch.arange(stages, device=device)
+    distance = step[None] - step[:, None]
+    window = torch.ones_like(distance, dtype=torch.bool)
+    if look_back is not None:
+        window &= distance >= -look_back
+    if look_ahead is not None:
+        window &= distance <= look_ahead
+    return window
+
+
+def cross_stage_labels(
+    matches: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    objects: Tensor,
+    *,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+    look_back: int | None = 1,
+    look_ahead: int | None = None,
+    filter_own: bool = True,
+    plain_last_stages: int = 0,
+) -> Tensor:
+    """Multi-hot class targets of all stages: bool [S, B, N, K].
+
+    matches: int64 [S, B, N], each query's object in its image or -1.  boxes: [S, B, N, 4] as predicted by each stage.
+    labels: int64 [B, T] and objects: [B, T, 4], padded to T.  Boxes are normalised cxcywh.
+    look_back, look_ahead: the window of stages, None = all (Table 13; the paper's is [i - 1, L]).
+    filter_own: hold the stage's own match to the threshold too (the paper does).
+    plain_last_stages: so many last stages keep their own match, unfiltered (Table 13, "only stages 1..L-2").
+    """
+    stages = len(matches)
+    overlap = cross_stage_iou(boxes.detach(), matches, objects)
+    window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
+    keep = (overlap >= iou_threshold) & window[:, :, None, None]
+    own = torch.eye(stages, dtype=torch.bool, device=matches.device)
+    if not filter_own:
+        keep |= own[:, :, None, None]
+    if plain_last_stages:
+        plain = (torch.arange(stages, device=matches.device) >= stages - plain_last_stages)[:, None]
+        keep = torch.where(plain[..., None, None], own[:, :, None, None], keep)
+    keep &= (matches >= 0)[None]
+    # a pair that does not count is sent to class K, which is cut off: no index is looked for, no device is waited for
+    classes = matches.clamp(min=0)
+    classes = labels.expand(stages, -1, -1).gather(-1, classes) if labels.shape[1] else classes
+    index = torch.where(keep, classes, num_classes).permute(0, 2, 3, 1)
+    targets = torch.zeros((*matches.shape, num_classes + 1), dtype=torch.bool, device=matches.device)
+    return targets.scatter_(-1, index, True)[..., :num_classes]
+
+
+def cross_stage_box_matches(
+    matches: Tensor,
+    boxes: Tensor,
+    objects: Tensor,
+    *,
+    iou_threshold: float = 0.5,
+    look_back: int | None = 1,
+    look_ahead: int | None = None,
+) -> Tensor:
+    """Box targets gathered from later stages too (Table 12, "localisation"): int64 [S, B, N], -1 = none.
+
+    A query without a match of its own takes the object of the later stage in the window whose object it overlaps most
+    (the first such stage), if that is more than the overlap with its object of the stages before, and at least
+    iou_threshold. Off by default in the paper's configs.
+    """
+    stages = len(matches)
+    overlap = cross_stage_iou(boxes.detach(), matches, objects)
+    window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
+    step = torch.arange(stages, device=matches.device)
+    later = (step[None] > step[:, None])[:, :, None, None]
+    overlap = overlap.masked_fill(~window[:, :, None, None], 0)
+    best, stage = overlap.masked_fill(~later, 0).max(dim=1)
+    before = overlap.masked_fill(later, 0).amax(dim=1)
+    gathered = matches[:, None].expand(-1, stages, -1, -1).transpose(0, 1).gather(1, stage[:, None])[:, 0]
+    take = (matches < 0) & (best > before) & (best >= iou_threshold)
+    return torch.where(take, gathered, matches)

@@ -1,0 +1,69 @@
+"""Cross-stage label assignment as objects that a criterion holds."""
+
+from torch import Tensor
+
+from csla.labels import cross_stage_box_matches, cross_stage_labels
+from detrkit.structures import PaddedTargets, StageOutputs
+
+
+class CrossStageLabels:
+    """The labels rule of StageInteractor; see `csla.labels.cross_stage_labels` for the options.
+
+    Stands in for `detrkit.modeling.labels.OwnStageLabels`. A window of the stage alone with threshold 0 is that rule.
+    Raises ValueError for a threshold outside [0, 1] or a negative window.
+    """
+
+    def __init__(
+        self,
+        *,
+        iou_threshold: float = 0.5,
+        look_back: int | None = 1,
+        look_ahead: int | None = None,
+        filter_own: bool = True,
+        plain_last_stages: int = 0,
+    ) -> None:
+        _check_window(iou_threshold, look_back, look_ahead)
+        self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
+        self.filter_own, self.plain_last_stages = filter_own, plain_last_stages
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
+        """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
+        return cross_stage_labels(
+            matches,
+            outputs.boxes,
+            targets.labels,
+            targets.boxes.to(outputs.boxes.dtype),
+            num_classes=outputs.logits.shape[-1],
+            iou_threshold=self.iou_threshold,
+            look_back=self.look_back,
+            look_ahead=self.look_ahead,
+            filter_own=self.filter_own,
+            plain_last_stages=self.plain_last_stages,
+        )
+
+
+class CrossStageBoxMatches:
+    """Which object each query's box is regressed to, gathered over stages (Table 12); see `cross_stage_box_matches`."""
+
+    def __init__(self, *, iou_threshold: float = 0.5, look_back: int | None = 1, look_ahead: int | None = None) -> None:
+        _check_window(iou_threshold, look_back, look_ahead)
+        self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
+        """matches: int64 [S, B, N] -> int64 [S, B, N] for the box losses."""
+        return cross_stage_box_matches(
+            matches,
+            outputs.boxes,
+            targets.boxes.to(outputs.boxes.dtype),
+            iou_threshold=self.iou_threshold,
+            look_back=self.look_back,
+            look_ahead=self.look_ahead,
+        )
+
+
+def _check_window(iou_threshold: float, look_back: int | None, look_ahead: int | None) -> None:
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold={iou_threshold}: expected a number from 0 to 1")
+    for name, reach in (("look_back", look_back), ("look_ahead", look_ahead)):
+        if reach is not None and reach < 0:
+            raise ValueError(f"{name}={reach}: expected the number of stages to reach, or None for all")

@@ -1,0 +1,158 @@
+"""Dense attention, residual included: multi-head attention, and conditional attention of the DAB/DN-DETR line."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DenseAttention(nn.Module):
+    """torch's multi-head attention with positions added to queries and keys but not to values.
+
+    [B, N, C] queries, [B, M, C] keys and values -> [B, N, C]; without `key` it is self-attention.
+    """
+
+    def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        position: Tensor | None = None,
+        key_position: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        identity: Tensor | None = None,
+    ) -> Tensor:
+        """attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.
+
+        identity: added instead of `query` (pre-norm).
+        """
+        if key is None:
+            key, value, key_position = query, query, position
+        attended, _ = self.attn(
+            query if position is None else query + position,
+            key if key_position is None else key + key_position,
+            key if value is None else value,
+            attn_mask=attention_mask,
+            key_padding_mask=padding_mask,
+            need_weights=False,
+        )
+        return (query if identity is None else identity) + attended
+
+
+def multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    num_heads: int,
+    attention_mask: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention over projected tensors.
+
+    query: [B, N, H * d], key: [B, M, H * d], value: [B, M, H * v] -> [B, N, H * v], head-major on the last axis.
+    attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.
+    """
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    allowed = None
+    if attention_mask is not None:
+        allowed = ~attention_mask
+    if padding_mask is not None:
+        unpadded = ~padding_mask[:, None, None, :]
+        allowed = unpadded if allowed is None else unpadded & allowed
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(-2)
+
+
+class ConditionalSelfAttention(nn.Module):
+    """Self-attention whose content and position have projections of their own (Conditional DETR; DAB-DETR, fig. 5)."""
+
+    def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        *,
+        position: Tensor,
+        attention_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        identity: Tensor | None = None,
+    ) -> Tensor:
+        """query, position: [B, N, C] -> [B, N, C], residual included. Masks: True = not attended."""
+        attended = multi_head_attention(
+            self.query_content_proj(query) + self.query_pos_proj(position),
+            self.key_content_proj(query) + self.key_pos_proj(position),
+            self.value_proj(query),
+            num_heads=self.num_heads,
+            attention_mask=attention_mask,
+            padding_mask=padding_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return (query if identity is None else identity) + self.out_proj(attended)
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Cross-attention that matches content with content and sine position with position, head by head.
+
+    first_stage: the first decoder layer also adds the query's and the key's position to their content.
+    """
+
+    def __init__(
+        self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0, first_stage: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if first_stage else None
+        self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None = None,
+        *,
+        position: Tensor | None,
+        key_position: Tensor,
+        sine_position: Tensor,
+        padding_mask: Tensor | None = None,
+        identity: Tensor | None = None,
+    ) -> Tensor:
+        """query, position, sine_position: [B, N, C]; key, value, key_position: [B, M, C] -> [B, N, C] with residual."""
+        query_content, key_content = self.query_content_proj(query), self.key_content_proj(key)
+        key_place = self.key_pos_proj(key_position)
+        if self.query_pos_proj is not None:
+            query_content = query_content + self.query_pos_proj(position)
+            key_content = key_content + key_place
+        attended = multi_head_attention(
+            self._side_by_side(query_content, self.query_pos_sine_proj(sine_position)),
+            self._side_by_side(key_content, key_place),
+            self.value_proj(key if value is None else value),
+            num_heads=self.num_heads,
+            padding_mask=padding_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return (query if identity is None else identity) + self.out_proj(attended)
+
+    def _side_by_side(self, content: Tensor, place: Tensor) -> Tensor:
+        """Content and position of each head next to each other: two [B, N, C] -> [B, N, 2 * C], head-major."""
+        pair = [x.unflatten(-1, (self.num_heads, -1)) for x in (content, place)]
+        return torch.cat(pair, dim=-1).flatten(-2)

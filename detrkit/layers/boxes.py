@@ -1,0 +1,77 @@
+"""Box arithmetic. Every function broadcasts over leading axes; boxes are [..., 4]."""
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """[..., 4] centre and size -> [..., 4] corners, in the same unit."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+    """[..., 4] corners -> [..., 4] centre and size, in the same unit."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def box_area(boxes_xyxy: Tensor) -> Tensor:
+    """[..., 4] corners -> [...] area; negative where exactly one side is inverted."""
+    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+
+
+def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas shared by and covered by two boxes. [..., 4], [..., 4] corners -> [...], [...], broadcast."""
+    low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
+    high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
+    sides = (high - low).relu()
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection, box_area(first_xyxy) + box_area(second_xyxy) - intersection
+
+
+def box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Intersection over (union + eps), element by element. [..., 4] corners, broadcast -> [...].
+
+    The eps is detrex's; a box with itself gives slightly less than 1. For a matrix of pairs, insert axes.
+    """
+    intersection, union = intersection_and_union(first_xyxy, second_xyxy)
+    return intersection / (union + eps)
+
+
+def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """GIoU (Rezatofighi et al., CVPR 2019), element by element. [..., 4] corners, broadcast -> [...] in (-1, 1)."""
+    intersection, union = intersection_and_union(first_xyxy, second_xyxy)
+    low = torch.minimum(first_xyxy[..., :2], second_xyxy[..., :2])
+    high = torch.maximum(first_xyxy[..., 2:], second_xyxy[..., 2:])
+    sides = (high - low).relu()
+    hull = sides[..., 0] * sides[..., 1]
+    return intersection / (union + eps) - (hull - union) / (hull + eps)
+
+
+def inverse_sigmoid(values: Tensor, *, eps: float = 1e-3) -> Tensor:
+    """log(x / (1 - x)) with x clamped to [0, 1] and both terms to at least eps; any shape.
+
+    detrex uses eps = 1e-3 (the original repositories 1e-5), and so do the released weights. Outside (0, 1) the
+    gradient is zero, borders included, whatever torch's version makes of a clamp's border.
+    """
+    values = torch.where((values > 0) & (values < 1), values, values.detach().clamp(min=0, max=1))
+    return torch.log(values.clamp(min=eps) / (1 - values).clamp(min=eps))
+
+
+class BoxDistance:
+    """L1 distance and GIoU of boxes, as matching costs and box losses both need them.
+
+    corners: L1 over (x1, y1, x2, y2), as in Sparse R-CNN and AdaMixer, not over (cx, cy, w, h), as in DETR.
+    eps: added to the denominators of GIoU; detrex's 1e-6 is visible for tiny boxes (in normalised units).
+    """
+
+    def __init__(self, *, corners: bool = False, eps: float = 1e-6) -> None:
+        self.corners, self.eps = corners, eps
+
+    def __call__(self, boxes: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., 4] and [..., 4] normalised cxcywh, broadcast -> sum of absolute differences [...] and GIoU [...]."""
+        boxes_xyxy, objects_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(objects)
+        first, second = (boxes_xyxy, objects_xyxy) if self.corners else (boxes, objects)
+        distance = sum((first[..., side] - second[..., side]).abs() for side in range(4))
+        return distance, generalized_box_iou(boxes_xyxy, objects_xyxy, eps=self.eps)

@@ -1,0 +1,78 @@
+"""Linear stacks: the box head's MLP, the transformer's feed-forward network, and their initialisation."""
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+def xavier_uniform_matrices_(module: nn.Module) -> None:
+    """Draw every own and nested parameter of two or more dimensions xavier-uniform, as DETR's transformers do."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+class MLP(nn.Module):
+    """`num_layers` Linears with ReLU between them: [..., input_dim] -> [..., output_dim]."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.ModuleList(nn.Linear(width, following) for width, following in pairwise(widths))
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            features = layer(features).relu()
+        return self.layers[-1](features)
+
+
+class BoxHead(MLP):
+    """Three-layer MLP that starts by predicting no change: [..., embed_dim] -> [..., 4] box offsets (logits).
+
+    initial_size: start of the width and height logits (one-stage Deformable-DETR: -2).
+    """
+
+    def __init__(self, embed_dim: int, *, initial_size: float = 0.0) -> None:
+        super().__init__(embed_dim, embed_dim, 4, 3)
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+        nn.init.constant_(self.layers[-1].bias[2:], initial_size)
+
+
+class ClassHead(nn.Linear):
+    """Linear classifier [..., embed_dim] -> [..., num_classes] whose scores start at `prior` (RetinaNet)."""
+
+    def __init__(self, embed_dim: int, num_classes: int, *, prior: float = 0.01) -> None:
+        super().__init__(embed_dim, num_classes)
+        nn.init.constant_(self.bias, -math.log((1 - prior) / prior))
+
+
+class FFN(nn.Module):
+    """x + W_n drop(act(... W_1 x)): the feed-forward block of a transformer layer, residual included.
+
+    [..., embed_dim] -> [..., embed_dim]. activation: a module, shared by the hidden layers (DAB-DETR: one PReLU).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        feedforward_dim: int,
+        *,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [embed_dim] + [feedforward_dim] * (num_layers - 1) + [embed_dim]
+        self.layers = nn.ModuleList(nn.Linear(width, following) for width, following in pairwise(widths))
+        self.activation = nn.ReLU() if activation is None else activation
+        self.dropout = nn.Dropout(dropout)
+        xavier_uniform_matrices_(self.layers)
+
+    def forward(self, features: Tensor, *, identity: Tensor | None = None) -> Tensor:
+        """identity: what is added instead of `features` (pre-norm layers)."""
+        hidden = features
+        for layer in self.layers[:-1]:
+            hidden = self.dropout(self.activation(layer(hidden)))
+        return (features if identity is None else identity) + self.dropout(self.layers[-1](hidden))

@@ -1,0 +1,83 @@
+"""Sine and learned embeddings of positions: of the cells of a map, and of boxes."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sine_embedding(coordinates: Tensor, num_features: int, *, temperature: float = 10000.0) -> Tensor:
+    """Interleaved sines and cosines of angles: [...] -> [..., num_features].
+
+    Feature k turns with period 2 pi * temperature^(2 floor(k / 2) / num_features): even k a sine, odd k a cosine.
+    """
+    index = torch.arange(num_features, device=coordinates.device, dtype=coordinates.dtype)
+    period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / num_features)
+    angle = coordinates[..., None] / period
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+def box_sine_embedding(
+    boxes: Tensor, num_features: int, *, temperature: float = 10000.0, vertical_first: bool = True
+) -> Tensor:
+    """Sine embedding of normalised boxes or points: [..., 2 or 4] -> [..., 2 or 4 times num_features].
+
+    Blocks follow (y, x, w, h) as in DAB-DETR, or (x, y, w, h) with vertical_first=False (Deformable-DETR's proposals).
+    """
+    if vertical_first:
+        boxes = torch.cat([boxes[..., 1:2], boxes[..., 0:1], boxes[..., 2:]], dim=-1)
+    return sine_embedding(boxes * (2 * math.pi), num_features, temperature=temperature).flatten(-2)
+
+
+class SinePositions(nn.Module):
+    """Sine embedding of the cells of a padded map (DETR, section A.4): mask bool [B, h, w] -> [B, 2 * F, h, w].
+
+    Coordinates count valid cells; `normalize` scales them to `scale` at the last valid one. F features of y come
+    first, then F of x. dtype follows torch's default dtype unless `dtype` is given at the call.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        temperature: float = 10000.0,
+        normalize: bool = True,
+        offset: float = 0.0,
+        scale: float = 2 * math.pi,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.temperature, self.normalize = num_features, temperature, normalize
+        self.offset, self.scale, self.eps = offset, scale, eps
+
+    def forward(self, mask: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        valid = (~mask).to(dtype or torch.get_default_dtype())
+        y, x = valid.cumsum(dim=1), valid.cumsum(dim=2)
+        if self.normalize:
+            y = (y + self.offset) / (y[:, -1:, :] + self.eps) * self.scale
+            x = (x + self.offset) / (x[:, :, -1:] + self.eps) * self.scale
+        features = [sine_embedding(axis, self.num_features, temperature=self.temperature) for axis in (y, x)]
+        return torch.cat(features, dim=-1).permute(0, 3, 1, 2)
+
+
+class LearnedPositions(nn.Module):
+    """Learned embedding of rows and columns: mask bool [B, h, w] -> [B, 2 * F, h, w], F features of x, then F of y.
+
+    Raises ValueError for a map of more rows or columns than there are embeddings.
+    """
+
+    def __init__(self, num_features: int, *, rows: int = 50, columns: int = 50) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(rows, num_features)
+        self.col_embed = nn.Embedding(columns, num_features)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        batch, height, width = mask.shape
+        if height > self.row_embed.num_embeddings or width > self.col_embed.num_embeddings:
+            known = f"{self.row_embed.num_embeddings}x{self.col_embed.num_embeddings}"
+            raise ValueError(f"a map of {height}x{width} cells, but positions were learned for {known}")
+        x = self.col_embed.weight[:width].expand(height, -1, -1)
+        y = self.row_embed.weight[:height, None].expand(-1, width, -1)
+        return torch.cat([x, y], dim=-1).permute(2, 0, 1).expand(batch, -1, -1, -1)

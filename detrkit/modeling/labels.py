@@ -1,0 +1,25 @@
+"""From matches to class targets: DETR's rule. `csla` has the cross-stage one."""
+
+import torch
+from torch import Tensor
+
+from detrkit.structures import PaddedTargets, StageOutputs
+
+
+def matched_labels(matches: Tensor, labels: Tensor, *, background: int) -> Tensor:
+    """Class of each query's object, `background` without one. int64 [S, B, N], int64 [B, T] -> int64 [S, B, N]."""
+    if labels.shape[1] == 0:
+        return torch.full_like(matches, background)
+    classes = labels.expand(len(matches), -1, -1).gather(-1, matches.clamp(min=0))
+    return classes.masked_fill(matches < 0, background)
+
+
+class OwnStageLabels:
+    """A query is a positive of the class that it was matched with at its own stage (DETR)."""
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
+        """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
+        classes = outputs.logits.shape[-1]
+        index = matched_labels(matches, targets.labels, background=classes)
+        positives = torch.zeros((*matches.shape, classes + 1), dtype=torch.bool, device=matches.device)
+        return positives.scatter_(-1, index[..., None], True)[..., :classes]

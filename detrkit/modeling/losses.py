@@ -1,0 +1,94 @@
+"""Losses as pure functions of tensors, summed over images and queries but not over stages: [S, B, N, ...] -> [S]."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrkit.layers.boxes import BoxDistance
+from detrkit.structures import PaddedTargets
+
+
+class _FocalSum(torch.autograd.Function):
+    """Sum of the sigmoid focal loss over all but the first axis, its gradient computed on the way.
+
+    With z = x for positives and -x for negatives, q = sigmoid(z) is the probability of what is true. An element of
+    class weight w costs -w (1 - q)^g log(q), and its slope against -z is w (1 - q)^g (1 - q - g q log(q)). One tensor
+    is saved instead of the half dozen that autograd keeps, and `log` of a sigmoid is four times quicker than
+    softplus on CPU; that q near 1 is rounded changes terms that (1 - q)^g has made vanish. No double backward.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+        sign = torch.where(labels, 1.0, -1.0).to(logits.dtype)
+        right = (logits * sign).sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
+        wrong = 1 - right
+        log_right = right.log()
+        weight = wrong * wrong if gamma == 2 else wrong**gamma
+        if alpha >= 0:
+            weight *= torch.where(labels, alpha, 1 - alpha).to(logits.dtype)
+        total = -(weight * log_right).flatten(1).sum(-1)
+        if ctx.needs_input_grad[0]:
+            slope = wrong.addcmul_(right, log_right, value=-gamma).mul_(weight).mul_(sign)
+            ctx.save_for_backward(slope)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return slope * -grad_total.view(-1, *[1] * (slope.dim() - 1)), None, None, None
+
+
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss (RetinaNet, eq. 5) of multi-hot labels, summed over all but the first axis.
+
+    logits: [S, ...].  labels: bool [S, ...].  alpha: weight of positives (negatives: 1 - alpha), or -1 for none.
+    Returns [S].
+    """
+    return _FocalSum.apply(logits, labels, alpha, gamma)
+
+
+class FocalClassLoss:
+    """Sigmoid focal loss over every query and class, divided by the normaliser."""
+
+    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0) -> None:
+        self.alpha, self.gamma = alpha, gamma
+
+    def __call__(self, logits: Tensor, labels: Tensor, *, normalizer: Tensor) -> Tensor:
+        """logits: [S, B, N, K], labels: bool [S, B, N, K], normalizer: [S] or [] -> [S]."""
+        return sigmoid_focal_loss(logits, labels, alpha=self.alpha, gamma=self.gamma) / normalizer
+
+
+class SoftmaxClassLoss:
+    """Cross-entropy with a last class "no object" of weight `background_weight` (DETR, section 3.1).
+
+    A weighted mean over queries: the normaliser plays no part. Labels must be one-hot; the last column is unused.
+    """
+
+    def __init__(self, *, background_weight: float = 0.1) -> None:
+        self.background_weight = background_weight
+
+    def __call__(self, logits: Tensor, labels: Tensor, *, normalizer: Tensor) -> Tensor:
+        """logits: [S, B, N, K + 1], labels: bool [S, B, N, K + 1] -> [S]."""
+        background = logits.shape[-1] - 1
+        classes = torch.where(labels.any(-1), labels.to(torch.uint8).argmax(-1), background)
+        weights = torch.where(classes == background, self.background_weight, 1.0).to(logits.dtype)
+        negative_log = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weights)
+        return (negative_log * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+
+
+def box_losses(
+    boxes: Tensor, targets: PaddedTargets, matches: Tensor, *, box_distance: BoxDistance
+) -> tuple[Tensor, Tensor]:
+    """L1 and 1 - GIoU of matched queries, each summed over images and queries: two [S].
+
+    boxes: [S, B, N, 4].  matches: int64 [S, B, N], the object's index or -1. Unmatched queries get no gradient.
+    """
+    if targets.labels.shape[1] == 0:
+        nothing = boxes.flatten(1)[:, :0].sum(-1)
+        return nothing, nothing
+    matched = matches >= 0
+    index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
+    objects = targets.boxes.to(boxes.dtype).expand(len(boxes), -1, -1, -1).gather(2, index)
+    distance, overlap = box_distance(torch.where(matched[..., None], boxes, objects), objects)
+    return distance.flatten(1).sum(-1), ((1 - overlap) * matched).flatten(1).sum(-1)

@@ -1,0 +1,94 @@
+"""Where decoder queries come from."""
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.mlp import xavier_uniform_matrices_
+from detrkit.modeling.denoising import group_attention_mask
+from detrkit.modeling.encoder import token_places
+from detrkit.structures import GroupOutputs, Memory, PaddedTargets, Queries, QueryGroup, StageOutputs
+
+
+def encoder_proposals(memory: Memory, *, base_size: float = 0.05) -> tuple[Tensor, Tensor]:
+    """One box a token: its cell's centre, `base_size` * 2^level wide and high (Deformable-DETR, section A.4).
+
+    Returns boxes [B, M, 4] and usable, bool [B, M]: not padding, and inside (0.01, 0.99) in all four coordinates.
+    """
+    places = token_places(memory.valid_ratios, memory.levels)
+    sizes = [places.new_full((tokens,), base_size * 2.0**level) for level, tokens in enumerate(memory.levels.tokens)]
+    size = torch.cat(sizes)[:, None].expand(places.shape[0], -1, 2)
+    boxes = torch.cat([places, size], dim=-1)
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)
+    return boxes, usable if memory.mask is None else usable & ~memory.mask
+
+
+def best_tokens(scores: Tensor, usable: Tensor, count: int) -> Tensor:
+    """Indices of the `count` best usable tokens of each image, best first: [B, M], bool [B, M] -> int64 [B, count].
+
+    Where an image has fewer, its list starts again from the best: padding never becomes a query, and the number of
+    queries depends neither on the image's size nor on its neighbours in the batch.
+    """
+    ranked = scores.masked_fill(~usable, -torch.inf).topk(min(count, scores.shape[1]), dim=1).indices
+    available = usable.sum(dim=1, keepdim=True).clamp(min=1, max=ranked.shape[1])
+    return ranked.gather(1, torch.arange(count, device=scores.device) % available)
+
+
+class TwoStageQueries(nn.Module):
+    """DINO's mixed query selection: boxes from the best encoder tokens, learned content (DINO, section 3.4).
+
+    class_head, box_head: of the encoder's proposals.  denoising: makes the extra group in training, or None.
+    The boxes enter the decoder without gradient; the proposals are supervised as a group of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_queries: int,
+        class_head: nn.Module,
+        box_head: nn.Module,
+        embed_dim: int = 256,
+        denoising: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.project = nn.Linear(embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.content = nn.Embedding(num_queries, embed_dim)
+        xavier_uniform_matrices_(self)
+        self.class_head, self.box_head, self.denoising = class_head, box_head, denoising
+
+    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
+        """targets: in training; they ask for denoising queries, which come first on the query axis."""
+        proposals = self.propose(memory)
+        matching = QueryGroup("matching", self.num_queries)
+        groups: tuple[QueryGroup, ...] = (matching,)
+        content = self.content.weight.expand(memory.tokens.shape[0], -1, -1)
+        references = proposals.outputs.boxes[0].detach()
+        if targets is not None and self.denoising is not None:
+            noised, noised_content, noised_references = self.denoising(targets)
+            groups = (noised, matching)
+            content = torch.cat([noised_content.to(content.dtype), content], dim=1)
+            references = torch.cat([noised_references, references], dim=1)
+        return Queries(
+            content=content,
+            references=references,
+            groups=groups,
+            attention_mask=group_attention_mask(groups, content.device),
+            proposals=proposals,
+        )
+
+    def propose(self, memory: Memory) -> GroupOutputs:
+        """The `num_queries` best proposals by their best class, with gradient: one stage of outputs."""
+        boxes, usable = encoder_proposals(memory)
+        states = self.norm(self.project(memory.tokens * usable[..., None]))
+        logits = self.class_head(states).to(boxes.dtype)
+        chosen = best_tokens(logits.amax(dim=-1), usable, self.num_queries)
+        states, logits, boxes = (_take(x, chosen) for x in (states, logits, boxes))
+        boxes = (self.box_head(states).to(boxes.dtype) + torch.logit(boxes.clamp(0.01, 0.99))).sigmoid()
+        outputs = StageOutputs(logits[None], boxes[None], states=states[None])
+        return GroupOutputs(QueryGroup("proposals", self.num_queries, "{loss}_enc"), outputs)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of an axis 1, image by image: [B, M, X], int64 [B, N] -> [B, N, X]."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
