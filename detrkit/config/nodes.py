@@ -1,0 +1,67 @@
+"""Config nodes: a call as data."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
+
+OBJECTS = {"allow_objects": True}  # omegaconf's flag: values may be classes, functions and other Python objects
+
+
+class LazyCall:
+    """Make a node: `LazyCall(Target)(argument=value)` is a DictConfig that `instantiate` turns into the call.
+
+    The target is a class, a function, a dotted name, or itself a node whose object is called. Arguments are given
+    by keyword; tuples become lists, as everywhere in omegaconf. Raises TypeError for a target that cannot be called.
+    """
+
+    def __init__(self, target: Any) -> None:
+        if not (callable(target) or isinstance(target, str | DictConfig | dict)):
+            raise TypeError(f"LazyCall needs a class, a function, a dotted name or a node, got {target!r}")
+        self._target = target
+
+    def __call__(self, **arguments: Any) -> DictConfig:
+        """Return the node."""
+        return as_config({"_target_": self._target, **arguments})
+
+
+def as_config(value: Any) -> Any:
+    """Turn a dict or list into its omegaconf container; anything else is returned as it is.
+
+    A dataclass instance inside is held in omegaconf's form if that gives back an equal object, otherwise whole.
+    """
+    if isinstance(value, DictConfig | ListConfig):
+        return value
+    if isinstance(value, dict):
+        return DictConfig({key: _held(item) for key, item in value.items()}, flags=dict(OBJECTS))
+    if isinstance(value, list):
+        return ListConfig([_held(item) for item in value], flags=dict(OBJECTS))
+    return value
+
+
+def opaque(value: Any) -> AnyNode:
+    """Hold any object in a container as it is, neither converted nor copied into omegaconf's types."""
+    return AnyNode(value, flags=dict(OBJECTS))
+
+
+def is_structured(value: Any) -> bool:
+    """Whether this is omegaconf's form of a dataclass instance."""
+    return isinstance(value, DictConfig) and is_dataclass(OmegaConf.get_type(value))
+
+
+def _held(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _held(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_held(item) for item in value]
+    if isinstance(value, type):  # omegaconf would make a mapping of dict, list and of dataclass types
+        return opaque(value)
+    if not is_dataclass(value):
+        return value
+    try:
+        structured = OmegaConf.structured(value, flags=dict(OBJECTS))
+        return structured if OmegaConf.to_object(structured) == value else opaque(value)
+    except Exception:  # a field that omegaconf cannot hold (a tensor), or an object that cannot be compared
+        return opaque(value)
