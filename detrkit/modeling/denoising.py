@@ -114,7 +114,7 @@ class ContrastiveDenoising(nn.Module):
             block=2 * objects,
         )
         # without objects the embedding still takes part, so that every rank reduces the same gradients
-        content = content.reshape(batch, group.size, -1) + 0 * self.label_embed.weight[0]
+        content = content.reshape(batch, group.size, content.shape[-1]) + 0 * self.label_embed.weight[0]
         return group, content, references.reshape(batch, group.size, 4)
 
     def _choose(self, targets: PaddedTargets) -> Tensor:

@@ -22,8 +22,12 @@ class NameTable:
         self._ours = [(_pattern(ours), theirs) for theirs, ours in self.rules]
 
     def native_name(self, name: str) -> str | None:
-        """Our name for one of theirs, or None where no rule fits."""
-        return next((_fill(ours, found) for pattern, ours in self._theirs if (found := pattern.fullmatch(name))), None)
+        """Our name for one of theirs, or None where no rule fits. A backbone's own file lacks "backbone."."""
+        for spelled in (name, f"backbone.{name}"):
+            for pattern, ours in self._theirs:
+                if found := pattern.fullmatch(spelled):
+                    return _fill(ours, found)
+        return None
 
     def foreign_names(self, name: str) -> list[str]:
         """Their names for one of ours; more than one where they keep aliases."""

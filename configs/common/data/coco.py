@@ -1,0 +1,43 @@
+"""A COCO-format dataset, augmented as DETR does. `dataloader.root` alone says where it lies."""
+
+from omegaconf import OmegaConf
+
+from detrkit.config import LazyCall as L
+from detrkit.data.coco import CocoDetection
+from detrkit.data.loader import TestLoader, TrainLoader
+from detrkit.data.transforms import DetrAugmentation, Resize
+from detrkit.evaluation import CocoEvaluator
+
+dataloader = OmegaConf.create()
+
+dataloader.root = "datasets/coco"
+
+dataloader.train = L(TrainLoader)(
+    dataset=L(CocoDetection)(
+        json_file="${dataloader.root}/annotations/instances_train2017.json",
+        image_root="${dataloader.root}/train2017",
+        keep_empty=False,  # detrex: images without objects are not trained on
+    ),
+    transform=L(DetrAugmentation)(
+        short_edges=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+        max_size=1333,
+        crop_short_edges=[400, 500, 600],
+        crop_size=[384, 600],
+    ),
+    total_batch_size=16,  # over all GPUs
+    num_workers=4,  # per GPU
+    seed="${train.seed}",
+)
+
+dataloader.test = L(TestLoader)(
+    dataset=L(CocoDetection)(
+        json_file="${dataloader.root}/annotations/instances_val2017.json",
+        image_root="${dataloader.root}/val2017",
+        keep_empty=True,
+    ),
+    transform=L(Resize)(short_edge=800, max_size=1333),
+    batch_size=1,
+    num_workers=4,
+)
+
+dataloader.evaluator = L(CocoEvaluator)(json_file="${dataloader.test.dataset.json_file}")
