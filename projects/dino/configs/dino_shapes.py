@@ -4,6 +4,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from detrkit.config import LazyCall as L
 from detrkit.config import get_config
+from detrkit.data.transforms import RandomFlip
 from detrkit.engine.optim import WarmupParamScheduler
 
 from .models.dino_shapes import model
@@ -13,21 +14,18 @@ optimizer = get_config("common/optim.py").AdamW
 train = get_config("common/train.py").train
 
 dataloader.root = "datasets/shapes_easy"
-dataloader.train.update(total_batch_size=16, num_workers=1)
-dataloader.train.transform.update(
-    short_edges=[96, 104, 112, 120, 128], max_size=160, crop_short_edges=[120, 136], crop_size=[80, 120]
-)
-dataloader.test.update(batch_size=8, num_workers=1)
-dataloader.test.transform.update(short_edge=112, max_size=160)
+dataloader.train.update(total_batch_size=8, num_workers=1, transform=L(RandomFlip)())
+dataloader.test.update(batch_size=8, num_workers=1, transform=None)
 
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_length=0.05
+    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_length=0.03
 )
 optimizer.lr = 1e-3
 optimizer.params.lr_factors = {}
+
 train.output_dir = "./output/dino_shapes"
-train.max_iter = 1000
+train.max_iter = 2000
 train.clip_grad.params.max_norm = 1.0
-train.eval_period = 250
-train.checkpointer.update(period=250, max_to_keep=2)
+train.eval_period = 500
+train.checkpointer.update(period=500, max_to_keep=2)
 train.seed = 0

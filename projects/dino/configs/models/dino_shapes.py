@@ -9,16 +9,19 @@ model.backbone.update(
     pretrained=False,
     frozen_norm=False,
     frozen_stages=0,
-    options={"channels": [32, 64, 96, 128]},
+    options={"layers": [1, 1, 1, 1], "channels": [32, 64, 96, 128]},
 )
 model.neck.update(in_channels=[64, 96, 128], num_levels=3, groups=8)
 model.encoder.update(num_layers=1)
 model.encoder.position.num_features = 48
-model.encoder.layer.ffn.feedforward_dim = 192
 model.decoder.update(num_layers=3)
-model.decoder.layer.ffn.feedforward_dim = 192
-for _attention in (model.encoder.layer.self_attn, model.decoder.layer.self_attn, model.decoder.layer.cross_attn):
-    _attention.num_heads = 4
+for _layer in (model.encoder.layer, model.decoder.layer):
+    _layer.ffn.feedforward_dim = 192
+    _layer.self_attn.num_heads = 4
+model.decoder.layer.cross_attn.num_heads = 4
+model.encoder.layer.self_attn.num_points = 2
+model.decoder.layer.cross_attn.num_points = 2
 model.queries.num_queries = 40
 model.queries.denoising.num_queries = 12
+model.criterion.weights.loss_class = 2.0
 model.postprocess.num_select = 40

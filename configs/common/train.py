@@ -1,0 +1,24 @@
+"""How a run goes, whatever it trains: detrex's node."""
+
+from omegaconf import OmegaConf
+
+train = OmegaConf.create(
+    {
+        "output_dir": "./output",
+        "init_checkpoint": "",  # weights to start from: a file or an http(s) address; "" = the model's own
+        "max_iter": 90000,  # optimizer steps; changing it alone stretches the learning-rate schedule
+        "accumulate": 1,  # batches whose gradients are averaged into one optimizer step
+        "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
+        "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
+        "clip_grad": {"enabled": True, "params": {"max_norm": 0.1, "norm_type": 2}},
+        "eval_period": 5000,  # iterations; 0 = only at the end
+        "log_period": 20,
+        "checkpointer": {"period": 5000, "max_to_keep": 100},  # max_to_keep 0 = all
+        "model_ema": {"enabled": False, "decay": 0.999, "use_ema_weights_for_eval_only": False},
+        "seed": -1,  # -1 draws one; config.yaml in output_dir tells which
+        "deterministic": False,  # slower on a GPU; an operation that has no deterministic form raises
+        "device": "cuda",  # where there is none, one line says so and the CPU is used
+        "wandb": {"enabled": False, "params": {"project": "crossstage"}},
+        "fast_dev_run": {"enabled": False},  # 20 iterations, evaluation every 10, a log line each
+    }
+)
