@@ -6,6 +6,7 @@ train = OmegaConf.create(
     {
         "output_dir": "./output",
         "init_checkpoint": "",  # weights to start from: a file or an http(s) address; "" = the model's own
+        "checkpoint_names": None,  # a NameTable node, where init_checkpoint has another library's parameter names
         "max_iter": 90000,  # optimizer steps; changing it alone stretches the learning-rate schedule
         "accumulate": 1,  # batches whose gradients are averaged into one optimizer step
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling

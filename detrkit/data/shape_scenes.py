@@ -47,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "easy": Preset(size=128, objects=(1, 5), extent=(0.2, 0.5), visible=0.9, contrast=110.0),
+    "easy": Preset(size=128, objects=(2, 6), extent=(0.2, 0.45), visible=0.9, contrast=110.0),
     "hard": Preset(
         size=320,
         objects=(1, 20),

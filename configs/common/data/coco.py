@@ -40,4 +40,7 @@ dataloader.test = L(TestLoader)(
     num_workers=4,
 )
 
-dataloader.evaluator = L(CocoEvaluator)(json_file="${dataloader.test.dataset.json_file}")
+dataloader.evaluator = L(CocoEvaluator)(
+    json_file="${dataloader.test.dataset.json_file}",
+    output_dir="${train.output_dir}",  # for the predictions as COCO JSON
+)

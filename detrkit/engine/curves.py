@@ -1,0 +1,42 @@
+"""curves.png: how the loss and the AP of a run went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+AP_NAMES = ("AP", "AP50", "AP75")
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the losses (left, logarithmic) and the APs (right) of metrics.json's `rows` over the iterations.
+
+    Of the losses, the total and those of the last stage. Nothing is drawn as long as there is no row.
+    """
+    losses = sorted({name for row in rows for name in row if name == "total_loss" or _of_last_stage(name)})
+    scores = [name for name in sorted({name for row in rows for name in row}) if name.split("/")[-1] in AP_NAMES]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for axes, names, title in ((left, losses, "loss (weighted, median of 20)"), (right, scores, "COCO AP in percent")):
+        for name in names:
+            points = [(row["iteration"], row[name]) for row in rows if name in row]
+            axes.plot(*zip(*points, strict=True), label=name, marker="." if axes is right else None)
+        axes.set(title=title, xlabel="iteration")
+        axes.grid(alpha=0.3)
+        if names:
+            axes.legend(fontsize="small")
+    if losses:
+        left.set_yscale("log")
+    right.set_ylim(bottom=0)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=90)
+    temporary.replace(path)
+
+
+def _of_last_stage(name: str) -> bool:
+    return name.startswith("loss_") and name.count("_") == 1

@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):
+    """A run was stopped by a signal after its state was saved; `status` is the exit status (128 + signal)."""
+
+    def __init__(self, message: str, *, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class StopSignals:
+    """Inside `with`, the first SIGINT or SIGTERM is noted in `received`; a second one interrupts at once.
+
+    quiet: say nothing (a process beside the first).
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.received = 0
+        self._quiet = quiet
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+        if not self._quiet:
+            # Not through the log, which the signal may have interrupted in the middle of a line.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: finishing this step, then saving; once more stops at once\n".encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

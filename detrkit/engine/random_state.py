@@ -1,0 +1,61 @@
+"""The global random generators of a process: captured for a checkpoint, restored, or kept untouched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch (all devices), numpy and Python."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - what a model or transform of the user's may draw from
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, numpy's, torch's CPU and current CUDA generator, as tensors and plain values."""
+    version, words, python_gauss = random.getstate()
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": {"version": version, "words": torch.tensor(words), "gauss": python_gauss},
+        "numpy": {
+            "name": name,
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "gauss": float(gauss),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if _uses_cuda() else None,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` returned; the CUDA part only where CUDA is in use."""
+    python, numbers = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    keys = numbers["keys"].numpy().astype(np.uint32)
+    np.random.set_state((numbers["name"], keys, numbers["position"], numbers["has_gauss"], numbers["gauss"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and _uses_cuda():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace outside."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+def _uses_cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
