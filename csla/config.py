@@ -20,6 +20,7 @@ def with_csla(model: Any, *, localisation: bool = False, **options: Any) -> Any:
         raise ValueError("with_csla needs a model node that has a `criterion`, such as projects/dino's")
     model = copy.deepcopy(model)
     model.criterion.labels = L(CrossStageLabels)(**options)
+    model.criterion.pop("box_matches", None)  # of an earlier with_csla: the last one decides
     if localisation:
         shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
         model.criterion.box_matches = L(CrossStageBoxMatches)(**shared)

@@ -23,20 +23,25 @@ def cross_stage_iou(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
 
     boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N], -1 = none.
     """
-    stages = len(matches)
-    index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
-    matched = objects.expand(stages, -1, -1, -1).gather(2, index) if objects.shape[1] else torch.zeros_like(boxes)
-    overlap = _iou(boxes[:, None], matched[None])
-    return overlap.masked_fill((matches < 0)[None], 0)
+    if objects.shape[1] == 0:
+        return boxes.new_zeros(len(matches), *matches.shape)
+    index = matches.clamp(min=0).expand(4, -1, -1, -1)
+    matched = objects.movedim(-1, 0)[:, None].expand(-1, len(matches), -1, -1).gather(-1, index)
+    overlap = _iou(boxes.movedim(-1, 0).contiguous()[:, :, None], matched[:, None])
+    return overlap.masked_fill_((matches < 0)[None], 0)
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:
-    """Plain intersection over union of cxcywh boxes, broadcast: [..., 4], [..., 4] -> [...]; 0 for empty boxes."""
-    low = torch.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
-    high = torch.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
-    union = first[..., 2:].prod(dim=-1) + second[..., 2:].prod(dim=-1) - intersection
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    """Plain intersection over union of cxcywh boxes, broadcast: [4, ...], [4, ...] -> [...]; 0 for empty boxes.
+
+    The coordinate comes first here: rows of queries are what a processor's vector units want, not fours.
+    """
+    low = torch.maximum(first[:2] - first[2:] / 2, second[:2] - second[2:] / 2)
+    high = torch.minimum(first[:2] + first[2:] / 2, second[:2] + second[2:] / 2)
+    width, height = high.sub_(low).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = (first[2] * first[3] + second[2] * second[3]).sub_(intersection)
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, device: torch.device) -> Tensor:
@@ -75,7 +80,7 @@ def cross_stage_labels(
     stages = len(matches)
     overlap = cross_stage_iou(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
-    keep = (overlap >= iou_threshold) & window[:, :, None, None]
+    keep = (overlap >= iou_threshold).logical_and_(window[:, :, None, None])
     own = torch.eye(stages, dtype=torch.bool, device=matches.device)
     if not filter_own:
         keep |= own[:, :, None, None]
@@ -83,12 +88,21 @@ def cross_stage_labels(
         plain = (torch.arange(stages, device=matches.device) >= stages - plain_last_stages)[:, None]
         keep = torch.where(plain[..., None, None], own[:, :, None, None], keep)
     keep &= (matches >= 0)[None]
-    # a pair that does not count is sent to class K, which is cut off: no index is looked for, no device is waited for
     classes = matches.clamp(min=0)
     classes = labels.expand(stages, -1, -1).gather(-1, classes) if labels.shape[1] else classes
-    index = torch.where(keep, classes, num_classes).permute(0, 2, 3, 1)
-    targets = torch.zeros((*matches.shape, num_classes + 1), dtype=torch.bool, device=matches.device)
-    return targets.scatter_(-1, index, True)[..., :num_classes]
+    return _multi_hot(classes, keep, num_classes=num_classes)
+
+
+def _multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
+    """int64 [S (j), B, N], bool [S (i), S (j), B, N] -> bool [S (i), B, N, K]: the classes of all j that are kept.
+
+    A pair that does not count is written behind the end: no index is looked for, no device is waited for.
+    """
+    cells = classes.numel() * num_classes
+    first_cell = torch.arange(0, cells, num_classes, device=classes.device).view(len(classes), 1, *classes.shape[1:])
+    index = torch.where(keep, first_cell + classes, cells)
+    targets = torch.zeros(cells + 1, dtype=torch.bool, device=classes.device)
+    return targets.index_fill_(0, index.flatten(), True)[:-1].view(*classes.shape, num_classes)
 
 
 def cross_stage_box_matches(

@@ -10,7 +10,7 @@ class CrossStageLabels:
     """The labels rule of StageInteractor; see `csla.labels.cross_stage_labels` for the options.
 
     Stands in for `detrkit.modeling.labels.OwnStageLabels`. A window of the stage alone with threshold 0 is that rule.
-    Raises ValueError for a threshold outside [0, 1] or a negative window.
+    Raises ValueError for a threshold outside [0, 1], a negative window or a negative number of stages.
     """
 
     def __init__(
@@ -23,6 +23,8 @@ class CrossStageLabels:
         plain_last_stages: int = 0,
     ) -> None:
         _check_window(iou_threshold, look_back, look_ahead)
+        if plain_last_stages < 0:
+            raise ValueError(f"plain_last_stages={plain_last_stages}: expected a number of stages, 0 for none")
         self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
         self.filter_own, self.plain_last_stages = filter_own, plain_last_stages
 

@@ -16,6 +16,7 @@ from detrkit.errors import InputError
 logger = logging.getLogger("detrkit.engine")
 
 SHOWN = 3  # names of each kind that a message lists
+CLASSIFIER_TENSORS = 2  # what a backbone's own file may hold besides: the weight and bias of its classifier
 
 
 class Names(Protocol):
@@ -180,7 +181,7 @@ def _backbone_only(
     for prefix in ("", "backbone.", "backbone.body."):
         prefixed = {prefix + name: value for name, value in state.items()}
         left_over = [name.removeprefix(prefix) for name in prefixed if name not in wanted]
-        if wanted <= prefixed.keys() and (not left_over or prefix):
+        if wanted <= prefixed.keys() and (prefix or len(left_over) <= CLASSIFIER_TENSORS):
             return {name: prefixed[name] for name in wanted}, left_over
     return None
 

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+Sides = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The four coordinates one by one: vector units want long rows of one coordinate, and to wait for no gather."""
+
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """[..., 4] centre and size -> [..., 4] corners, in the same unit."""
@@ -23,11 +26,15 @@ def box_area(boxes_xyxy: Tensor) -> Tensor:
 
 def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """Areas shared by and covered by two boxes. [..., 4], [..., 4] corners -> [...], [...], broadcast."""
-    low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
-    high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
-    sides = (high - low).relu()
-    intersection = sides[..., 0] * sides[..., 1]
-    return intersection, box_area(first_xyxy) + box_area(second_xyxy) - intersection
+    return _intersection_and_union(first_xyxy.unbind(-1), second_xyxy.unbind(-1))
+
+
+def _intersection_and_union(first: Sides, second: Sides) -> tuple[Tensor, Tensor]:
+    width = (torch.minimum(first[2], second[2]) - torch.maximum(first[0], second[0])).relu_()
+    height = (torch.minimum(first[3], second[3]) - torch.maximum(first[1], second[1])).relu_()
+    intersection = width * height
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second)]
+    return intersection, (areas[0] + areas[1]).sub_(intersection)
 
 
 def box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -41,12 +48,15 @@ def box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Te
 
 def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
     """GIoU (Rezatofighi et al., CVPR 2019), element by element. [..., 4] corners, broadcast -> [...] in (-1, 1)."""
-    intersection, union = intersection_and_union(first_xyxy, second_xyxy)
-    low = torch.minimum(first_xyxy[..., :2], second_xyxy[..., :2])
-    high = torch.maximum(first_xyxy[..., 2:], second_xyxy[..., 2:])
-    sides = (high - low).relu()
-    hull = sides[..., 0] * sides[..., 1]
-    return intersection / (union + eps) - (hull - union) / (hull + eps)
+    return _generalized_box_iou(first_xyxy.unbind(-1), second_xyxy.unbind(-1), eps=eps)
+
+
+def _generalized_box_iou(first: Sides, second: Sides, *, eps: float) -> Tensor:
+    intersection, union = _intersection_and_union(first, second)
+    width = (torch.maximum(first[2], second[2]) - torch.minimum(first[0], second[0])).relu_()
+    height = (torch.maximum(first[3], second[3]) - torch.minimum(first[1], second[1])).relu_()
+    hull = width * height
+    return (intersection / (union + eps)).sub_((hull - union) / (hull + eps))
 
 
 def inverse_sigmoid(values: Tensor, *, eps: float = 1e-3) -> Tensor:
@@ -71,7 +81,13 @@ class BoxDistance:
 
     def __call__(self, boxes: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
         """[..., 4] and [..., 4] normalised cxcywh, broadcast -> sum of absolute differences [...] and GIoU [...]."""
-        boxes_xyxy, objects_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(objects)
-        first, second = (boxes_xyxy, objects_xyxy) if self.corners else (boxes, objects)
-        distance = sum((first[..., side] - second[..., side]).abs() for side in range(4))
-        return distance, generalized_box_iou(boxes_xyxy, objects_xyxy, eps=self.eps)
+        first, second = boxes.unbind(-1), objects.unbind(-1)
+        first_corners, second_corners = _corners(first), _corners(second)
+        compared = zip(first_corners, second_corners, strict=True) if self.corners else zip(first, second, strict=True)
+        distance = sum((ours - theirs).abs_() for ours, theirs in compared)
+        return distance, _generalized_box_iou(first_corners, second_corners, eps=self.eps)
+
+
+def _corners(cxcywh: Sides) -> Sides:
+    x, y, width, height = cxcywh
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2

@@ -24,33 +24,45 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     (`grid_sample` with align_corners=False).
     """
     batch, tokens, heads, width = values.shape
-    num_queries = locations.shape[1]
-    sizes = levels.sizes.to(locations.dtype)[:, None]  # [L, 1, 2]: broadcasts over points
-    position = locations * sizes - 0.5
-    low = position.detach().floor()
-    upper_share = position - low
-    corners = torch.stack([low, low + 1], dim=-1)  # [B, N, H, L, P, 2 (x, y), 2]
-    inside = (corners >= 0) & (corners < sizes[..., None])
-    share = torch.stack([1 - upper_share, upper_share], dim=-1) * inside
-    corners = torch.minimum(corners.clamp(min=0), sizes[..., None] - 1).to(torch.int64)
+    num_queries, num_points = locations.shape[1], locations.shape[-2]
+    sizes = levels.sizes.to(locations.dtype).repeat_interleave(num_points, dim=0)  # [L * P, 2]
+    column, share_x = _corners(locations[..., 0].flatten(-2), sizes[:, 0])
+    row, share_y = _corners(locations[..., 1].flatten(-2), sizes[:, 1])
 
-    share_x, share_y = share.unbind(-2)
-    bag_weights = weights[..., None, None] * share_y[..., :, None] * share_x[..., None, :]
-    column, row = corners.unbind(-2)
-    level_width = levels.sizes[:, 0].to(torch.int64)[:, None, None]
-    row = row * level_width + levels.starts[:, None, None]
-    token = row[..., :, None] + column[..., None, :]  # [B, N, H, L, P, 2, 2]
-    image = torch.arange(batch, device=values.device).view(batch, 1, 1, 1, 1, 1, 1) * tokens
-    head = torch.arange(heads, device=values.device).view(heads, 1, 1, 1, 1)
-    rows = (token + image) * heads + head
+    # where a value's row lies among all images' tokens and heads: ((image * M + token) * H + head)
+    row_step = levels.sizes[:, 0].to(torch.int32).repeat_interleave(num_points) * heads
+    first = levels.starts.to(torch.int32).repeat_interleave(num_points) * heads
+    image = torch.arange(batch, dtype=torch.int32, device=values.device).view(batch, 1, 1, 1, 1) * (tokens * heads)
+    head = torch.arange(heads, dtype=torch.int32, device=values.device).view(heads, 1, 1)
+    row = row.mul_(row_step).add_(first)
+    column = column.mul_(heads).add_(image + head)
+    rows = row[..., :, None, :] + column[..., None, :, :]  # [B, N, H, 2 (y), 2 (x), L * P]
+    bag_weights = (weights.flatten(-2)[..., None, :] * share_y)[..., :, None, :] * share_x[..., None, :, :]
+
     per_bag = rows[0, 0, 0].numel() if num_queries else 1
     bags = F.embedding_bag(
-        rows.view(-1, per_bag),
+        rows.reshape(-1, per_bag),
         values.reshape(-1, width),
         per_sample_weights=bag_weights.reshape(-1, per_bag).to(values.dtype),
         mode="sum",
     )
     return bags.view(batch, num_queries, heads * width)
+
+
+def _corners(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels beside each point along one axis, [..., Q] in [0, 1], of a map of `size` [Q] pixels.
+
+    Returns int32 [..., 2, Q], their indices (of the nearest pixel inside, where there is none), and [..., 2, Q], what
+    share of the sample each has (0 where there is no pixel). The points stay on the last axis: long rows are quick.
+    """
+    position = coordinates * size - 0.5
+    low = position.detach().floor()
+    upper_share = position - low
+    pixel = torch.stack([low, low + 1], dim=-2)
+    inside = torch.minimum(pixel.clamp(min=0), size - 1)
+    share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != pixel, 0)
+    # 2**31 rows of values would be 256 GB; a NaN must not become an index (its share stays NaN through `weights`)
+    return inside.nan_to_num(0).to(torch.int32), share
 
 
 class MultiScaleDeformableAttention(nn.Module):

@@ -19,7 +19,11 @@ class OwnStageLabels:
 
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
         """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
-        classes = outputs.logits.shape[-1]
-        index = matched_labels(matches, targets.labels, background=classes)
-        positives = torch.zeros((*matches.shape, classes + 1), dtype=torch.bool, device=matches.device)
-        return positives.scatter_(-1, index[..., None], True)[..., :classes]
+        num_classes = outputs.logits.shape[-1]
+        classes = matched_labels(matches, targets.labels, background=num_classes).flatten()
+        cells = classes.numel() * num_classes
+        # what is none is written behind the end: no index is looked for, no device is waited for
+        first_cell = torch.arange(0, cells, num_classes, device=classes.device)
+        index = torch.where(classes < num_classes, first_cell + classes, cells)
+        positives = torch.zeros(cells + 1, dtype=torch.bool, device=classes.device).index_fill_(0, index, True)
+        return positives[:-1].view(*matches.shape, num_classes)

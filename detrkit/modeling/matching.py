@@ -24,10 +24,11 @@ class FocalClassCost:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits: [S, B, N, K], labels: int64 [B, T] -> [S, B, T, N]. Only the objects' classes are computed."""
-        probability = _columns(logits, labels).sigmoid()
-        positive = -self.alpha * (1 - probability) ** self.gamma * (probability + self.eps).log()
-        negative = -(1 - self.alpha) * probability**self.gamma * (1 - probability + self.eps).log()
-        return positive - negative
+        probability = _columns(logits, labels).sigmoid_()
+        improbability = 1 - probability
+        positive = (probability + self.eps).log_().mul_(improbability**self.gamma)
+        negative = (improbability + self.eps).log_().mul_(probability**self.gamma)
+        return negative.mul_(1 - self.alpha).sub_(positive, alpha=self.alpha)
 
 
 class SoftmaxClassCost:
@@ -42,7 +43,7 @@ def _columns(values: Tensor, labels: Tensor) -> Tensor:
     """Each object's class column, [S, B, N, K], int64 [B, T] -> [S, B, T, N]."""
     stages, _, queries, _ = values.shape
     index = labels[None, :, None].expand(stages, -1, queries, -1)
-    return values.gather(-1, index).transpose(-1, -2)
+    return values.gather(-1, index).transpose(-1, -2).contiguous()
 
 
 class HungarianMatcher:
@@ -71,6 +72,7 @@ class HungarianMatcher:
             dtype = torch.promote_types(outputs.boxes.dtype, torch.float32)
             logits, boxes = outputs.logits.to(dtype), outputs.boxes.to(dtype)
             total = self.class_cost(logits, targets.labels).mul(self.cost_class)
+            boxes = boxes.movedim(-1, 0).contiguous().movedim(0, -1)  # rows of one coordinate: four times as quick
             distance, giou = self.box_distance(boxes[:, :, None], targets.boxes.to(dtype)[:, :, None])
             return total.add_(distance, alpha=self.cost_bbox).sub_(giou, alpha=self.cost_giou)
 
@@ -117,10 +119,11 @@ def solve_assignment(costs: np.ndarray, counts: Sequence[int], *, out: np.ndarra
 
     counts: real objects of each image; the rest of T is padding. Raises NonFiniteError for a NaN or an infinity.
     """
+    finite = np.isfinite(costs).all()  # at once: the usual answer is yes, and a call costs more than a small stage
     for image, count in enumerate(counts):
         for stage in range(len(costs)):
             cost = costs[stage, image, :count]
-            if not np.isfinite(cost).all():
+            if not finite and not np.isfinite(cost).all():
                 raise NonFiniteError(
                     f"the matching cost of stage {stage}, image {first_image + image} of the batch is not finite:"
                     " its predicted logits or boxes, or its targets, hold a NaN or an infinity"

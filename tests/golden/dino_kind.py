@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from detrkit.config import LazyCall as L
-from detrkit.config import instantiate
+from detrkit.config import LazyConfig, instantiate
 from detrkit.modeling.denoising import DenoisingNoise
 from detrkit.modeling.detector import Detector, split_groups
 from detrkit.modeling.losses import FocalClassLoss
@@ -14,8 +16,9 @@ from detrkit.modeling.matching import FocalClassCost
 from detrkit.modeling.postprocess import best_pairs
 from detrkit.structures import GroupOutputs, ImageBatch, PaddedTargets, Queries, Target
 from projects.dino.checkpoint import detrex_dino_names
-from projects.dino.configs.models.dino_r50 import model as dino_r50
 from tests.golden.folder import Comparison, GoldenFolder, Row
+
+CONFIG = Path(__file__).resolve().parents[2] / "projects" / "dino" / "configs" / "models" / "dino_r50.py"
 
 
 def compare(folder: GoldenFolder) -> list[Row]:
@@ -45,7 +48,7 @@ class _Maps(nn.Module):
 
 def build(hyper: dict, maps: list[Tensor]) -> Detector:
     """Our DINO with the folder's hyper-parameters."""
-    node = dino_r50.copy()
+    node = LazyConfig.load(CONFIG).model
     node.num_classes, node.embed_dim = hyper["num_classes"], hyper["embed_dim"]
     node.pop("backbone")
     node.neck.update(

@@ -1,0 +1,62 @@
+"""Every config file loads, builds its model without memory or network, and comes back from disk as it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from detrkit.config import LazyConfig, instantiate
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects/*/configs/**/*.py"))
+EXPERIMENTS = [name for name in FILES if "/models/" not in name]
+
+
+def load(name: str) -> DictConfig:
+    return LazyConfig.load(str(ROOT / name))
+
+
+def without_download(model: DictConfig) -> DictConfig:
+    if "pretrained" in model.get("backbone", {}):
+        model.backbone.pretrained = False
+    return model
+
+
+def shapes(model: DictConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: value.shape for name, value in instantiate(without_download(model)).state_dict().items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_builds_and_survives_the_disk(name: str, tmp_path: Path):
+    config = load(name)
+    LazyConfig.save(config, str(tmp_path / "config.yaml"))
+    again = LazyConfig.load(str(tmp_path / "config.yaml"))
+    assert not list(tmp_path.glob("*.pkl")), "a config of ours is data: YAML can hold it"
+    assert LazyConfig.to_py(again) == LazyConfig.to_py(config)
+    found = shapes(config.model)
+    assert found
+    assert shapes(again.model) == found
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_defines_what_the_trainer_needs(name: str):
+    config = load(name)
+    for root in ("model", "optimizer", "lr_multiplier", "train"):
+        assert root in config, root
+    for part in ("root", "train", "test", "evaluator"):
+        assert part in config.dataloader, part
+    assert config.train.output_dir == f"./output/{Path(name).stem}"
+    OmegaConf.to_container(config, resolve=True)  # every interpolation leads somewhere
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_dataset_moves_by_one_value(name: str):
+    config = load(name)
+    config.dataloader.root = "/elsewhere"
+    resolved = OmegaConf.to_container(config, resolve=True)["dataloader"]
+    for part in ("train", "test"):
+        assert resolved[part]["dataset"]["json_file"].startswith("/elsewhere/annotations/")
+        assert resolved[part]["dataset"]["image_root"].startswith("/elsewhere/")
+    assert resolved["evaluator"]["json_file"] == resolved["test"]["dataset"]["json_file"]

@@ -1,0 +1,78 @@
+"""DINO's configs: detrex's recipe to the last number, and CSLA as their only difference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from csla import CrossStageLabels
+from detrkit.config import LazyConfig, instantiate
+from detrkit.modeling.labels import OwnStageLabels
+
+CONFIGS = Path(__file__).resolve().parents[3] / "projects/dino/configs"
+BASES = ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_shapes"]
+
+
+def load(name: str) -> DictConfig:
+    return LazyConfig.load(str(CONFIGS / f"{name}.py"))
+
+
+def plain(node) -> dict:
+    return OmegaConf.to_container(node, resolve=False)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_csla_is_the_only_difference_of_its_config(base):
+    ours, theirs = plain(load(f"{base}_csla")), plain(load(base))
+    assert ours["model"]["criterion"].pop("labels") == {"_target_": CrossStageLabels}
+    assert theirs["model"]["criterion"].pop("labels") == {"_target_": OwnStageLabels}
+    folders = [config["train"].pop("output_dir") for config in (ours, theirs)]
+    assert folders == [f"./output/{base}_csla", f"./output/{base}"]
+    assert ours == theirs
+
+
+def test_the_model_is_detrexs():
+    model = load("dino_r50_4scale_12ep").model
+    sizes = (model.num_classes, model.embed_dim, model.queries.num_queries, model.postprocess.num_select)
+    assert sizes == (80, 256, 900, 300)
+    assert (model.encoder.num_layers, model.decoder.num_layers, model.neck.num_levels) == (6, 6, 4)
+    assert (model.backbone.frozen_norm, model.backbone.frozen_stages) == (True, 1)
+    denoising = model.queries.denoising
+    assert (denoising.num_queries, denoising.label_noise, denoising.box_noise) == (100, 0.5, 1.0)
+    assert model.criterion.weights == {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    matcher = model.criterion.matcher
+    assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou) == (2.0, 5.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "max_iter", "drop", "temperature", "offset", "keep_empty"),
+    [
+        ("dino_r50_4scale_12ep", 90000, 82500, 10000, -0.5, False),
+        ("dino_r50_4scale_24ep", 180000, 150000, 20, 0.0, True),
+    ],
+)
+def test_the_recipe_is_detrexs(name, max_iter, drop, temperature, offset, keep_empty):
+    config = load(name)
+    assert config.train.max_iter == max_iter
+    schedule = instantiate(config.lr_multiplier)
+    assert schedule((drop - 1) / max_iter) == 1.0
+    assert schedule((drop + 1) / max_iter) == 0.1
+    position = config.model.encoder.position
+    assert (position.temperature, position.offset) == (temperature, offset)
+    assert config.dataloader.train.dataset.keep_empty == keep_empty
+    assert config.dataloader.train.total_batch_size == 16
+    assert config.train.clip_grad.params == {"max_norm": 0.1, "norm_type": 2}
+
+
+def test_the_optimizer_has_detrexs_groups():
+    """52 tensors of the backbone at a tenth of the rate, 72 of norm layers without decay (detrex, checked there)."""
+    config = load("dino_r50_4scale_12ep")
+    config.model.backbone.pretrained = False
+    with torch.device("meta"):
+        config.optimizer.params.model = instantiate(config.model)
+    tensors: dict[tuple[float, float], int] = {}
+    for group in instantiate(config.optimizer).param_groups:
+        key = (round(group["lr"], 9), group["weight_decay"])
+        tensors[key] = tensors.get(key, 0) + len(group["params"])
+    assert tensors == {(1e-5, 1e-4): 52, (1e-4, 1e-4): 241, (1e-4, 0.0): 72}
