@@ -20,12 +20,12 @@ dataloader.test.update(batch_size=8, num_workers=1, transform=None)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_length=0.03
 )
-optimizer.lr = 1e-3
+optimizer.lr = 2e-3
 optimizer.params.lr_factors = {}
 
 train.output_dir = "./output/dino_shapes"
-train.max_iter = 2000
+train.max_iter = 1600
 train.clip_grad.params.max_norm = 1.0
-train.eval_period = 500
-train.checkpointer.update(period=500, max_to_keep=2)
+train.eval_period = 400
+train.checkpointer.update(period=400, max_to_keep=2)
 train.seed = 0
