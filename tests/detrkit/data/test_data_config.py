@@ -30,7 +30,7 @@ def test_the_shared_data_node_moves_by_its_root_alone(tmp_path):
 def test_what_the_test_loader_says_of_the_objects_is_worth_100_ap(tmp_path):
     """Category ids, resizing, normalisation and the way back agree: boxes are the annotations, crowd regions aside."""
     write_shapes(tmp_path / "shapes", ShapesSettings(train=1, val=12, preset="hard", size=160))
-    config = OmegaConf.create({"train": {"seed": 0}}, flags={"allow_objects": True})
+    config = OmegaConf.create({"train": {"seed": 0, "output_dir": str(tmp_path)}}, flags={"allow_objects": True})
     config.dataloader = get_config("common/data/coco.py").dataloader
     config.dataloader.root = str(tmp_path / "shapes")
     config.dataloader.test.num_workers = 0

@@ -85,7 +85,7 @@ def test_hard_spans_the_scales_of_coco_and_easy_has_few_objects():
     counts = [len(objects) for objects in scenes["hard"]]
     assert min(counts) == 0 and 15 <= max(counts) <= 20
     assert any(item.is_crowd for objects in scenes["hard"] for item in objects)
-    assert {len(objects) for objects in scenes["easy"]} == {1, 2, 3, 4, 5}
+    assert {len(objects) for objects in scenes["easy"]} == {2, 3, 4, 5, 6}
     assert len({item.class_index for objects in scenes["easy"] for item in objects}) == 8
 
 
