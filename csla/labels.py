@@ -19,7 +19,7 @@ ANY_OVERLAP = 1e-30
 
 
 def cross_stage_iou(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
-    """IoU of stage i's box with the object that stage j matched: [S (i), S (j), B, N]; 0 where j matched none.
+    """IoU of stage i's box with the object that stage j matched: [S (i), S (j), B, N]; of no meaning where j has none.
 
     boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N], -1 = none.
     """
@@ -27,8 +27,7 @@ def cross_stage_iou(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
         return boxes.new_zeros(len(matches), *matches.shape)
     index = matches.clamp(min=0).expand(4, -1, -1, -1)
     matched = objects.movedim(-1, 0)[:, None].expand(-1, len(matches), -1, -1).gather(-1, index)
-    overlap = _iou(boxes.movedim(-1, 0).contiguous()[:, :, None], matched[:, None])
-    return overlap.masked_fill_((matches < 0)[None], 0)
+    return _iou(boxes.movedim(-1, 0).contiguous()[:, :, None], matched[:, None])
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:
@@ -46,13 +45,11 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
 
 def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, device: torch.device) -> Tensor:
     """Which stages j stage i listens to: bool [S (i), S (j)]; None = all in that direction."""
-    step = torch.arange(stages, device=device)
-    distance = step[None] - step[:, None]
-    window = torch.ones_like(distance, dtype=torch.bool)
+    window = torch.ones(stages, stages, dtype=torch.bool, device=device)
     if look_back is not None:
-        window &= distance >= -look_back
+        window = window.triu(-look_back)
     if look_ahead is not None:
-        window &= distance <= look_ahead
+        window = window.tril(look_ahead)
     return window
 
 
@@ -81,12 +78,10 @@ def cross_stage_labels(
     overlap = cross_stage_iou(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
     keep = (overlap >= iou_threshold).logical_and_(window[:, :, None, None])
-    own = torch.eye(stages, dtype=torch.bool, device=matches.device)
-    if not filter_own:
-        keep |= own[:, :, None, None]
-    if plain_last_stages:
-        plain = (torch.arange(stages, device=matches.device) >= stages - plain_last_stages)[:, None]
-        keep = torch.where(plain[..., None, None], own[:, :, None, None], keep)
+    if not filter_own or plain_last_stages:
+        own = torch.eye(stages, dtype=torch.bool, device=matches.device)[:, :, None, None]
+        plain = torch.arange(stages, device=matches.device) >= stages - plain_last_stages
+        keep = torch.where(plain[:, None, None, None], own, keep if filter_own else keep | own)
     keep &= (matches >= 0)[None]
     classes = matches.clamp(min=0)
     classes = labels.expand(stages, -1, -1).gather(-1, classes) if labels.shape[1] else classes
@@ -125,7 +120,7 @@ def cross_stage_box_matches(
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
     step = torch.arange(stages, device=matches.device)
     later = (step[None] > step[:, None])[:, :, None, None]
-    overlap = overlap.masked_fill(~window[:, :, None, None], 0)
+    overlap = overlap.masked_fill(~(window[:, :, None, None] & (matches >= 0)), 0)
     best, stage = overlap.masked_fill(~later, 0).max(dim=1)
     before = overlap.masked_fill(later, 0).amax(dim=1)
     gathered = matches[:, None].expand(-1, stages, -1, -1).transpose(0, 1).gather(1, stage[:, None])[:, 0]
