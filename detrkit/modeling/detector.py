@@ -11,7 +11,8 @@ class Detector(nn.Module):
 
     num_classes: K, also checked against the dataset.  embed_dim: C, the width that the parts share; both are there
     for configs to refer to.  eval_ignores_padding: treat padding as image in evaluation, as detrex does; boxes then
-    depend on what an image is batched with.
+    depend on what an image is batched with. (A little they always do: group norms and DINO's query positions, as
+    trained, see the padded map. Evaluate with batches of one for a paper.)
     """
 
     def __init__(
