@@ -1,1 +1,9 @@
-"""Dual cross-attention (StageInteractor, ICCV 2023): doubles the cross-attention of a DETR decoder layer."""
+"""Dual cross-attention (StageInteractor, ICCV 2023) for the decoder layers of DETR-family detectors.
+
+`with_dca(model)` puts it into a config; `DualCrossAttention` is the module.
+"""
+
+from dca.attention import DualCrossAttention
+from dca.config import with_dca
+
+__all__ = ["DualCrossAttention", "with_dca"]
