@@ -189,6 +189,8 @@ class QueryGroup(_Movable):
     stage and "_0", "_1", ... before it.  matches: int64 [B, size], each query's object or -1, where they are known
     (denoising); None asks for matching.  copies: how many queries each object has in this group by design; the
     losses are divided by objects * copies.  block: queries that see each other, where a group is divided (0 = all).
+    repeats: how many queries each object is matched with, where matches are not known; the objects count so often.
+    class_agnostic: every object counts as class 0, for the class loss and for matching.
     """
 
     name: str
@@ -197,6 +199,8 @@ class QueryGroup(_Movable):
     matches: Tensor | None = None
     copies: int = 1
     block: int = 0
+    repeats: int = 1
+    class_agnostic: bool = False
 
 
 @dataclass(frozen=True)

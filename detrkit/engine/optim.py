@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
@@ -25,27 +25,30 @@ def parameter_groups(
     weight_decay: float,
     weight_decay_norm: float = 0.0,
     lr_factors: Mapping[str, float] | None = None,
+    no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The trainable parameters of `model`, merged by (learning rate, weight decay), for an optimizer's `params`.
 
     weight_decay_norm: for the parameters of normalisation layers; biases elsewhere get `weight_decay`.
     lr_factors: part of a parameter's full name -> factor on `base_lr`; the first that occurs in it counts.
+    no_decay: parts of names; parameters that contain one get no weight decay (Swin's relative position biases).
     A shared parameter appears once. Raises InputError if nothing is trainable.
     """
     factors = dict(lr_factors or {})
     names = [name for name, _ in model.named_parameters()]
-    for part in factors:
+    for part, key in [*((part, "lr_factors") for part in factors), *((part, "no_decay") for part in no_decay)]:
         if not any(part in name for name in names):
-            logger.warning(f"optimizer.params.lr_factors: {part!r} is part of no parameter's name, it has no effect")
+            logger.warning(f"optimizer.params.{key}: {part!r} is part of no parameter's name, it has no effect")
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
-        decay = weight_decay_norm if isinstance(module, NORM_LAYERS) else weight_decay
+        module_decay = weight_decay_norm if isinstance(module, NORM_LAYERS) else weight_decay
         for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             lr = base_lr * next((factor for part, factor in factors.items() if part in name), 1.0)
+            decay = 0.0 if any(part in name for part in no_decay) else module_decay
             group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
             group["params"].append(parameter)
     if not groups:

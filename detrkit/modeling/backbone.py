@@ -6,10 +6,14 @@ import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from detrkit.errors import InputError
 
 _STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
+_SWIN_NAMES = ("swin_", "swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large")
+# timm fits windows, shifts and the mask to the pretraining's image size: these keep them whole on images of any size
+_SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
 
 
 class TimmBackbone(nn.Module):
@@ -17,7 +21,8 @@ class TimmBackbone(nn.Module):
 
     strides: which maps to return, by their reduction.  frozen_norm: batch norms as constants (FrozenBN), as COCO
     recipes of two images a GPU need.  frozen_stages: 0 trains all, 1 freezes the stem, 2 also the first stage, ...
-    (detectron2's freeze_at).  options: further keywords for `timm.create_model`.
+    (detectron2's freeze_at).  output_norm: a trained LayerNorm over the channels of each map, as detection adds to
+    Swin, whose stages end without one.  options: further keywords for `timm.create_model`.  A Swin takes any size.
     Raises InputError for an unknown model or a stride that it does not have.
     """
 
@@ -29,6 +34,7 @@ class TimmBackbone(nn.Module):
         pretrained: bool = True,
         frozen_norm: bool = True,
         frozen_stages: int = 1,
+        output_norm: bool = False,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         options: dict | None = None,
@@ -37,6 +43,9 @@ class TimmBackbone(nn.Module):
         self.body = _features_only(name, strides, pretrained, dict(options or {}))
         self.strides = tuple(self.body.feature_info.reduction())
         self.channels = tuple(self.body.feature_info.channels())
+        self.channels_last = self.body.output_fmt == "NHWC"
+        self.patch_size = _patch_size(self.body)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if output_norm else None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
         if frozen_norm:
@@ -49,19 +58,34 @@ class TimmBackbone(nn.Module):
         Returns one [B, C, h, w] per stride, finest first.
         """
         normalised = (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        return tuple(self.body(normalised.masked_fill(mask[:, None], 0)))
+        normalised = normalised.masked_fill(mask[:, None], 0)
+        rows, columns = (-size % patch for size, patch in zip(mask.shape[1:], self.patch_size, strict=True))
+        if rows or columns:
+            normalised = pad(normalised, (0, columns, 0, rows))
+        maps = [level.permute(0, 3, 1, 2) if self.channels_last else level for level in self.body(normalised)]
+        if self.norms is not None:  # over the channels, which LayerNorm expects last
+            maps = [norm(level.movedim(1, -1)).movedim(-1, 1) for norm, level in zip(self.norms, maps, strict=True)]
+        return tuple(maps)
+
+
+def _patch_size(body: nn.Module) -> tuple[int, int]:
+    """What height and width must be multiples of: (1, 1) where convolutions take any size."""
+    return tuple(getattr(getattr(body, "patch_embed", None), "patch_size", (1, 1)))
 
 
 def _features_only(name: str, strides: Sequence[int], pretrained: bool, options: dict) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]
         raise InputError(f"backbone.name={name!r}: timm has no such model; near names: {', '.join(near) or 'none'}")
+    if name.startswith(_SWIN_NAMES):
+        options = {**_SWIN_OPTIONS, **options}
     with torch.device("meta"):
         known = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
     missing = [stride for stride in strides if stride not in known]
     if missing:
         raise InputError(f"backbone.strides={list(strides)}: {name} has no map of stride {missing[0]}; it has {known}")
-    indices = tuple(known.index(stride) for stride in sorted(strides))
+    # the deepest map of a stride: a dilated last stage (output_stride=16) has the stride of the one before
+    indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
 
 

@@ -1,6 +1,7 @@
 """The criterion: one loop over query groups, all stages at once."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from detrkit.layers.boxes import BoxDistance
 from detrkit.modeling.labels import OwnStageLabels
 from detrkit.modeling.losses import FocalClassLoss, box_losses
 from detrkit.modeling.matching import HungarianMatcher
-from detrkit.structures import GroupOutputs, PaddedTargets
+from detrkit.structures import GroupOutputs, PaddedTargets, QueryGroup
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
@@ -25,10 +26,10 @@ class ObjectCount:
     """DETR's normaliser: the objects of a batch, at least 1, for class and box losses alike."""
 
     def __call__(
-        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor
+        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor, repeats: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Returns the divisors of class and box losses, each [] (mean over ranks)."""
-        count = mean_over_ranks(targets.valid.sum().to(targets.boxes.dtype)).clamp(min=1)
+        """Divisors of class and box losses, each [] (mean over ranks); an object counts `repeats` times."""
+        count = mean_over_ranks(targets.valid.sum().to(targets.boxes.dtype) * repeats).clamp(min=1)
         return count, count
 
 
@@ -39,12 +40,20 @@ class LabelCount:
     """
 
     def __call__(
-        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor
+        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor, repeats: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """labels: bool [S, B, N, K]; matches, box_matches: int64 [S, B, N]. Two divisors [S], means over ranks."""
+        """labels: bool [S, B, N, K]; matches, box_matches: int64 [S, B, N]. Two divisors [S], means over ranks.
+
+        Repeated objects need no factor: their matches are counted.
+        """
         matched, regressed = ((found >= 0).flatten(1).sum(-1) for found in (matches, box_matches))
         counts = torch.stack([torch.maximum(labels.flatten(1).sum(-1), matched), regressed])
         return mean_over_ranks(counts.to(targets.boxes.dtype)).clamp(min=1).unbind(0)
+
+
+def group_targets(group: QueryGroup, targets: PaddedTargets) -> PaddedTargets:
+    """The objects as a group sees them: without their classes where it is class-agnostic."""
+    return replace(targets, labels=torch.zeros_like(targets.labels)) if group.class_agnostic else targets
 
 
 class SetCriterion(nn.Module):
@@ -54,7 +63,7 @@ class SetCriterion(nn.Module):
     all stages of that group.  labels: the labels rule of the groups in `label_groups`; others keep their own match.
     box_matches: regroups the box targets of these groups (csla.CrossStageBoxMatches), or None.
     box_distance: how boxes are compared (give the matcher the same).
-    normalizer: ObjectCount (DETR) or LabelCount (StageInteractor).
+    normalizer: ObjectCount (DETR) or LabelCount (StageInteractor); one of your own takes the same keywords.
     """
 
     def __init__(
@@ -90,8 +99,14 @@ class SetCriterion(nn.Module):
 
     def match(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> list[Tensor]:
         """Each group's matches, int64 [S, B, N]: the known ones, or those of one run of the matcher over the rest."""
-        unmatched = [predicted.outputs for predicted in groups if predicted.group.matches is None]
-        found = iter(self.matcher(unmatched, targets) if unmatched else ())
+        unmatched = [predicted for predicted in groups if predicted.group.matches is None]
+        found = iter(
+            self.matcher(
+                [predicted.outputs for predicted in unmatched],
+                [group_targets(predicted.group, targets) for predicted in unmatched],
+                repeats=[predicted.group.repeats for predicted in unmatched],
+            )
+        )
         return [
             next(found)
             if predicted.group.matches is None
@@ -102,11 +117,14 @@ class SetCriterion(nn.Module):
     def group_losses(self, predicted: GroupOutputs, targets: PaddedTargets, matches: Tensor) -> dict[str, Tensor]:
         """The losses of one group, all stages. matches: int64 [S, B, N]."""
         group, outputs = predicted.group, predicted.outputs
+        targets = group_targets(group, targets)
         ruled = group.name in self.label_groups
         labels = (self.labels if ruled else self.own_labels)(outputs, targets, matches)
         regroup = ruled and self.box_matches is not None
         box_matches = self.box_matches(outputs, targets, matches) if regroup else matches
-        class_count, box_count = self.normalizer(targets, labels=labels, matches=matches, box_matches=box_matches)
+        class_count, box_count = self.normalizer(
+            targets, labels=labels, matches=matches, box_matches=box_matches, repeats=group.repeats
+        )
         distance, overlap = box_losses(outputs.boxes, targets, box_matches, box_distance=self.box_distance)
         by_kind = {
             "loss_class": self.class_loss(outputs.logits, labels, normalizer=class_count * group.copies),

@@ -87,44 +87,61 @@ class ContrastiveDenoising(nn.Module):
 
         noise: the draws, where they are not to be random (tests).
         """
-        chosen = self._choose(targets)
-        batch, objects = targets.labels.shape[0], chosen.shape[1]
-        picked = PaddedTargets(
-            labels=targets.labels.gather(1, chosen),
-            boxes=targets.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)),
-            valid=targets.valid.gather(1, chosen),
-            counts=tuple(min(count, objects) for count in targets.counts),
-        )
+        chosen, picked = choose_objects(targets, self.max_objects)
+        objects = chosen.shape[1]
         groups = max(1, self.num_queries // objects) if objects and self.num_queries > 0 else 0
         if noise is None:
             noise = DenoisingNoise.draw(picked, 2 * groups, self.num_classes)
         labels, boxes = noised_objects(picked, noise, label_noise=self.label_noise, box_noise=self.box_noise)
         slot_is_object = picked.valid[:, None].expand(-1, 2 * groups, -1)
         content = self.label_embed(labels) * slot_is_object[..., None]
-        references = inverse_sigmoid(boxes).sigmoid()  # as the released models see them: kept off the borders
-        references = torch.where(slot_is_object[..., None], references, 0.5)
         positive = torch.arange(2 * groups, device=chosen.device)[:, None] % 2 == 0
         matches = torch.where(slot_is_object & positive, chosen[:, None], -1)
-        group = QueryGroup(
-            name="denoising",
-            size=2 * groups * objects,
-            loss_name="{loss}_dn{stage}",
-            matches=matches.reshape(batch, -1),
-            copies=max(groups, 1),
-            block=2 * objects,
-        )
+        group = denoising_group(matches, groups=groups)
         # without objects the embedding still takes part, so that every rank reduces the same gradients
-        content = content.reshape(batch, group.size, content.shape[-1]) + 0 * self.label_embed.weight[0]
-        return group, content, references.reshape(batch, group.size, 4)
+        content = content.flatten(1, 2) + 0 * self.label_embed.weight[0]
+        return group, content, slot_references(boxes, slot_is_object)
 
-    def _choose(self, targets: PaddedTargets) -> Tensor:
-        """Which objects are noised: int64 [B, M]. All of them, unless some image has more than max_objects."""
-        batch, objects = targets.labels.shape
-        order = torch.arange(objects, device=targets.labels.device).expand(batch, -1)
-        if objects <= self.max_objects:
-            return order
+
+def choose_objects(targets: PaddedTargets, max_objects: int) -> tuple[Tensor, PaddedTargets]:
+    """Which objects are noised: all of them, unless some image has more than max_objects; then a random choice.
+
+    Returns their indices int64 [B, M] and the objects themselves.
+    """
+    batch, objects = targets.labels.shape
+    chosen = torch.arange(objects, device=targets.labels.device).expand(batch, -1)
+    if objects > max_objects:
         keys = torch.rand(batch, objects, device=targets.labels.device).masked_fill(~targets.valid, 2)
-        return keys.argsort(dim=1)[:, : self.max_objects]
+        chosen = keys.argsort(dim=1)[:, :max_objects]
+    picked = PaddedTargets(
+        labels=targets.labels.gather(1, chosen),
+        boxes=targets.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)),
+        valid=targets.valid.gather(1, chosen),
+        counts=tuple(min(count, max_objects) for count in targets.counts),
+    )
+    return chosen, picked
+
+
+def denoising_group(matches: Tensor, *, groups: int) -> QueryGroup:
+    """The group of R repetitions of M objects, int64 [B, R, M] matches; R / groups of them see each other."""
+    _, repetitions, objects = matches.shape
+    return QueryGroup(
+        name="denoising",
+        size=repetitions * objects,
+        loss_name="{loss}_dn{stage}",
+        matches=matches.flatten(1),
+        copies=max(groups, 1),
+        block=repetitions // max(groups, 1) * objects,
+    )
+
+
+def slot_references(boxes: Tensor, slot_is_object: Tensor) -> Tensor:
+    """The boxes of slots, [B, R, M, 4], as references [B, R * M, 4]; (.5, .5, .5, .5) where bool [B, R, M] is False.
+
+    They are kept off the borders, as the released models see them.
+    """
+    references = inverse_sigmoid(boxes).sigmoid()
+    return torch.where(slot_is_object[..., None], references, 0.5).flatten(1, 2)
 
 
 def group_attention_mask(groups: tuple[QueryGroup, ...], device: torch.device) -> Tensor | None:

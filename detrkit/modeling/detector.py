@@ -52,7 +52,10 @@ class Detector(nn.Module):
         return self.criterion(outputs + proposals, targets)
 
     def predict(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, list[GroupOutputs]]:
-        """The data flow without supervision: the queries, and each group's outputs (the matching group last)."""
+        """The data flow without supervision: the queries, and each group's outputs, in the order of the query axis.
+
+        Without targets the matching group is the last.
+        """
         mask = batch.mask
         if self.eval_ignores_padding and not self.training:
             mask = torch.zeros_like(mask)

@@ -76,23 +76,36 @@ class HungarianMatcher:
             distance, giou = self.box_distance(boxes[:, :, None], targets.boxes.to(dtype)[:, :, None])
             return total.add_(distance, alpha=self.cost_bbox).sub_(giou, alpha=self.cost_giou)
 
-    def __call__(self, predictions: Sequence[StageOutputs], targets: PaddedTargets) -> list[Tensor]:
+    def __call__(
+        self,
+        predictions: Sequence[StageOutputs],
+        targets: PaddedTargets | Sequence[PaddedTargets],
+        *,
+        repeats: Sequence[int] | None = None,
+    ) -> list[Tensor]:
         """Match several sets of stages at once; returns int64 [S, B, N] for each, the object's index or -1.
 
-        Every object of an image is matched once a stage where there are enough queries. Raises NonFiniteError (a
-        ValueError) naming the stage and the image where a cost is NaN or infinite.
+        targets: the objects of all sets, or one PaddedTargets a set.  repeats: how often each set's objects are to be
+        matched (H-DETR: each object with k queries), once by default. Every object of an image is matched so often a
+        stage where there are enough queries. Raises NonFiniteError (a ValueError) naming the stage and the image where
+        a cost is NaN or infinite.
         """
-        blocks = [self.cost(part, images) for part in predictions for _, part, images in _blocks(part, targets)]
+        objects_of = [targets] * len(predictions) if isinstance(targets, PaddedTargets) else targets
+        if not predictions:
+            return []
+        sets = list(zip(predictions, objects_of, repeats or [1] * len(predictions), strict=True))
+        blocks = [self.cost(part, images) for outputs, own, _ in sets for _, part, images in _blocks(outputs, own)]
         flat = torch.cat([block.flatten() for block in blocks])
         costs = flat.cpu().numpy().astype(np.float64)  # the step's one device -> host copy: the solver runs on CPU
         matches, start = [], 0
-        for prediction in predictions:
-            stages, batch, queries = prediction.logits.shape[:3]
+        for outputs, own, times in sets:
+            stages, batch, queries = outputs.logits.shape[:3]
             matched = np.full((stages, batch, queries), -1, dtype=np.int64)
-            for images, _, objects in _blocks(prediction, targets):
+            for images, _, objects in _blocks(outputs, own):
                 shape = (stages, len(objects.counts), objects.labels.shape[1], queries)
                 block = costs[start : start + int(np.prod(shape))].reshape(shape)
-                solve_assignment(block, objects.counts, out=matched[:, images], first_image=images.start)
+                counts = objects.counts
+                solve_assignment(block, counts, out=matched[:, images], first_image=images.start, repeats=times)
                 start += block.size
             matches.append(torch.from_numpy(matched).to(flat.device, non_blocking=True))
         return matches
@@ -114,10 +127,13 @@ def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, 
     return blocks
 
 
-def solve_assignment(costs: np.ndarray, counts: Sequence[int], *, out: np.ndarray, first_image: int = 0) -> None:
+def solve_assignment(
+    costs: np.ndarray, counts: Sequence[int], *, out: np.ndarray, first_image: int = 0, repeats: int = 1
+) -> None:
     """Optimal assignment of each stage and image. costs: float64 [S, B, T, N]; out: int64 [S, B, N], written.
 
-    counts: real objects of each image; the rest of T is padding. Raises NonFiniteError for a NaN or an infinity.
+    counts: real objects of each image; the rest of T is padding.  repeats: queries that each object is to get.
+    Raises NonFiniteError for a NaN or an infinity.
     """
     finite = np.isfinite(costs).all()  # at once: the usual answer is yes, and a call costs more than a small stage
     for image, count in enumerate(counts):
@@ -128,5 +144,5 @@ def solve_assignment(costs: np.ndarray, counts: Sequence[int], *, out: np.ndarra
                     f"the matching cost of stage {stage}, image {first_image + image} of the batch is not finite:"
                     " its predicted logits or boxes, or its targets, hold a NaN or an infinity"
                 )
-            objects, queries = linear_sum_assignment(cost)
-            out[stage, image, queries] = objects
+            objects, queries = linear_sum_assignment(cost if repeats == 1 else np.tile(cost, (repeats, 1)))
+            out[stage, image, queries] = objects if repeats == 1 else objects % max(count, 1)

@@ -1,4 +1,4 @@
-"""Backbone maps to one width: the channel mapper of Deformable-DETR and its successors."""
+"""Backbone maps to one width: the channel mapper of Deformable-DETR and its successors, and DETR's single level."""
 
 from collections.abc import Sequence
 
@@ -69,6 +69,19 @@ class ChannelMapper(nn.Module):
             levels.append(source)
         masks = tuple(nearest_mask(mask, level.shape[-2], level.shape[-1]) for level in levels)
         return FeaturePyramid(tuple(levels), masks)
+
+
+class SingleLevelProjection(nn.Module):
+    """DETR's neck: a 1x1 convolution of the coarsest backbone map, a pyramid of one level."""
+
+    def __init__(self, in_channels: int, out_channels: int = 256) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
+        """maps: [B, in, h, w] each, of which the last is read.  mask: bool [B, H, W] of the padded images."""
+        level = self.conv(maps[-1])
+        return FeaturePyramid((level,), (nearest_mask(mask, level.shape[-2], level.shape[-1]),))
 
 
 def nearest_mask(mask: Tensor, height: int, width: int) -> Tensor:

@@ -94,3 +94,59 @@ def detrex_layer_rules(theirs: str, ours: str, *, attentions: Iterable[str]) -> 
         ("norms.{p}", "norms.{p}"),
     ]
     return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_deformable_rules() -> list[tuple[str, str]]:
+    """What detrex's Deformable-DETR, H-Deformable-DETR and DINO share, heads and learned queries aside."""
+    encoder, decoder = "encoder.layers.{i}.", "decoder.layers.{i}."
+    return [
+        ("neck.{p}", "neck.{p}"),
+        ("transformer.level_embeds", "encoder.level_embeds"),
+        *detrex_layer_rules("transformer." + encoder, encoder, attentions=["self_attn"]),
+        *detrex_layer_rules("transformer." + decoder, decoder, attentions=["self_attn", "cross_attn"]),
+        ("transformer.reference_points.{p}", "queries.reference_points.{p}"),
+        ("transformer.enc_output.{p}", "queries.project.{p}"),
+        ("transformer.enc_output_norm.{p}", "queries.norm.{p}"),
+        ("transformer.pos_trans.{p}", "queries.embed_boxes.{p}"),
+        ("transformer.pos_trans_norm.{p}", "queries.embed_norm.{p}"),
+    ]
+
+
+def detrex_head_rules(num_layers: int, *, shared: bool = False, two_stage: bool = True) -> list[tuple[str, str]]:
+    """detrex's class and box heads, which it lists again in the decoder where that uses them.
+
+    num_layers: decoder layers.  shared: all stages have the same heads.  two_stage: the encoder's come behind theirs.
+    """
+    rules = []
+    for theirs, ours in (("class_embed", "class_head"), ("bbox_embed", "box_head")):
+        in_decoder = two_stage or (ours == "box_head" and not shared)
+        for prefix in ("", "transformer.decoder.") if in_decoder else ("",):
+            if two_stage:
+                rules.append((f"{prefix}{theirs}.{num_layers}.{{p}}", f"queries.{ours}.{{p}}"))
+            for stage in range(num_layers):
+                rules.append((f"{prefix}{theirs}.{stage}.{{p}}", f"decoder.{ours}s.{0 if shared else stage}.{{p}}"))
+    return rules
+
+
+def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple[str, str]]:
+    """Rules for what detrex's DAB-DETR and DN-DETR share; the box head lies at the top and in the decoder.
+
+    torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision.
+    """
+    backbone = [("backbone.body.{p}", "backbone.body.{p}")] if torchvision_backbone else detectron2_resnet_rules()
+    encoder, decoder = "transformer.encoder.", "transformer.decoder."
+    return [
+        *backbone,
+        ("input_proj.{p}", "neck.conv.{p}"),
+        (f"{encoder}query_scale.{{p}}", "encoder.position_scale.{p}"),
+        *detrex_layer_rules(f"{encoder}layers.{{i}}.", "encoder.layers.{i}.", attentions=["self_attn"]),
+        *detrex_layer_rules(f"{decoder}layers.{{i}}.", "decoder.layers.{i}.", attentions=["self_attn", "cross_attn"]),
+        (f"{decoder}ref_point_head.{{p}}", "decoder.query_positions.mlp.{p}"),
+        (f"{decoder}query_scale.{{p}}", "decoder.sine_positions.scale.{p}"),
+        (f"{decoder}ref_anchor_head.{{p}}", "decoder.sine_positions.size.{p}"),
+        (f"{decoder}post_norm_layer.{{p}}", "decoder.norm.{p}"),
+        ("anchor_box_embed.weight", "queries.anchors.weight"),
+        ("class_embed.{p}", "decoder.class_head.{p}"),
+        ("bbox_embed.{p}", "decoder.box_head.{p}"),
+        (f"{decoder}bbox_embed.{{p}}", "decoder.box_head.{p}"),
+    ]

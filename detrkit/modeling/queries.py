@@ -1,9 +1,12 @@
 """Where decoder queries come from."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from detrkit.layers.mlp import xavier_uniform_matrices_
+from detrkit.layers.position import box_sine_embedding
 from detrkit.modeling.denoising import group_attention_mask
 from detrkit.modeling.encoder import token_places
 from detrkit.structures import GroupOutputs, Memory, PaddedTargets, Queries, QueryGroup, StageOutputs
@@ -87,6 +90,122 @@ class TwoStageQueries(nn.Module):
         boxes = (self.box_head(states).to(boxes.dtype) + torch.logit(boxes.clamp(0.01, 0.99))).sigmoid()
         outputs = StageOutputs(logits[None], boxes[None], states=states[None])
         return GroupOutputs(QueryGroup("proposals", self.num_queries, "{loss}_enc"), outputs)
+
+
+@dataclass(frozen=True)
+class OneToMany:
+    """H-DETR's hybrid branch (Jia et al., CVPR 2023): further queries in training, several of them for each object.
+
+    num_queries: of the branch, behind the matching ones on the query axis; neither kind sees the other.
+    repeats: queries that each object is matched with.
+    """
+
+    num_queries: int = 1500
+    repeats: int = 6
+
+    def group(self) -> QueryGroup:
+        """The branch as a group, with losses called `*_one2many`."""
+        return QueryGroup("one_to_many", self.num_queries, "{loss}{stage}_one2many", repeats=self.repeats)
+
+
+class LearnedQueries(nn.Module):
+    """One-stage Deformable-DETR: learned content and positions; reference points are read from the positions.
+
+    The points keep their gradient. one_to_many: H-DETR's hybrid branch, or None.
+    """
+
+    def __init__(self, *, num_queries: int, embed_dim: int = 256, one_to_many: OneToMany | None = None) -> None:
+        super().__init__()
+        self.num_queries, self.one_to_many = num_queries, one_to_many
+        total = num_queries + (one_to_many.num_queries if one_to_many else 0)
+        self.embedding = nn.Embedding(total, 2 * embed_dim)  # positions, then content: as in the released weights
+        self.reference_points = nn.Linear(embed_dim, 2)
+        nn.init.xavier_normal_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
+        """targets: in training; they ask for the one-to-many queries too."""
+        groups = _matching_groups(self.num_queries, self.one_to_many if targets is not None else None)
+        count = sum(group.size for group in groups)
+        learned = self.embedding.weight[:count].expand(memory.tokens.shape[0], -1, -1)
+        positions, content = learned.chunk(2, dim=-1)
+        points = self.reference_points(positions)
+        return Queries(
+            content=content,
+            references=points.to(memory.valid_ratios.dtype).sigmoid(),
+            groups=groups,
+            attention_mask=group_attention_mask(groups, content.device),
+            positions=positions,
+        )
+
+
+class ProposalQueries(nn.Module):
+    """Two-stage Deformable-DETR (section A.4): the best encoder tokens give boxes, positions and content.
+
+    class_head, box_head: of the encoder's proposals, which are supervised at every token, as objects or not; a token's
+    score is therefore the logit of class 0.  mixed_selection: learned content instead (H-DETR).
+    one_to_many: H-DETR's hybrid branch, whose queries follow the matching ones in the order of scores, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_queries: int,
+        class_head: nn.Module,
+        box_head: nn.Module,
+        embed_dim: int = 256,
+        mixed_selection: bool = False,
+        one_to_many: OneToMany | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_queries, self.one_to_many = num_queries, one_to_many
+        self.project = nn.Linear(embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.embed_boxes = nn.Linear(2 * embed_dim, 2 * embed_dim)
+        self.embed_norm = nn.LayerNorm(2 * embed_dim)
+        xavier_uniform_matrices_(self)
+        total = num_queries + (one_to_many.num_queries if one_to_many else 0)
+        self.content = nn.Embedding(total, embed_dim) if mixed_selection else None
+        self.class_head, self.box_head = class_head, box_head
+
+    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
+        """targets: in training; they ask for the one-to-many queries too. References carry no gradient."""
+        groups = _matching_groups(self.num_queries, self.one_to_many if targets is not None else None)
+        count = sum(group.size for group in groups)
+        proposals, usable = self.propose(memory)
+        chosen = best_tokens(proposals.outputs.logits[0, ..., 0], usable, count)
+        references = _take(proposals.outputs.boxes[0], chosen).detach()
+        features = self.embed_boxes.out_features // 4
+        embedded = self.embed_norm(self.embed_boxes(box_sine_embedding(references, features, vertical_first=False)))
+        positions, content = embedded.chunk(2, dim=-1)
+        if self.content is not None:
+            content = self.content.weight[:count].expand_as(content)
+        return Queries(
+            content=content,
+            references=references,
+            groups=groups,
+            attention_mask=group_attention_mask(groups, content.device),
+            positions=positions,
+            proposals=proposals,
+        )
+
+    def propose(self, memory: Memory) -> tuple[GroupOutputs, Tensor]:
+        """Predictions of all M tokens as one stage, and which may become queries: bool [B, M].
+
+        The others, padding and borders, still take part in the losses as the box (1, 1, 1, 1), as in detrex.
+        """
+        boxes, usable = encoder_proposals(memory)
+        states = self.norm(self.project(memory.tokens * usable[..., None]))
+        starts = torch.logit(boxes.clamp(0.01, 0.99)).masked_fill(~usable[..., None], torch.inf)
+        boxes = (self.box_head(states).to(boxes.dtype) + starts).sigmoid()
+        outputs = StageOutputs(self.class_head(states).to(boxes.dtype)[None], boxes[None])
+        group = QueryGroup("proposals", boxes.shape[1], "{loss}_enc", class_agnostic=True)
+        return GroupOutputs(group, outputs), usable
+
+
+def _matching_groups(num_queries: int, one_to_many: OneToMany | None) -> tuple[QueryGroup, ...]:
+    matching = QueryGroup("matching", num_queries)
+    return (matching,) if one_to_many is None else (matching, one_to_many.group())
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

@@ -13,10 +13,18 @@ from pathlib import Path
 
 import torch
 
-from tests.golden import csla_kind, dino_kind, layers_kind
+from tests.golden import csla_kind, dab_detr_kind, deformable_detr_kind, dino_kind, layers_kind
 from tests.golden.folder import GoldenFolder, Row
 
-KINDS = {"dino": dino_kind.compare, "layers": layers_kind.compare, "csla": csla_kind.compare}
+KINDS = {
+    "dino": dino_kind.compare,
+    "dab_detr": dab_detr_kind.compare_dab_detr,
+    "dn_detr": dab_detr_kind.compare_dn_detr,
+    "deformable_detr": deformable_detr_kind.compare_deformable_detr,
+    "h_deformable_detr": deformable_detr_kind.compare_h_detr,
+    "layers": layers_kind.compare,
+    "csla": csla_kind.compare,
+}
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 OUTPUT_TOLERANCE = 1e-9
 GRADIENT_TOLERANCE = 1e-7
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,11 @@ class Comparison:
     rows: list[Row] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    def check(self, name: str, ours: Tensor, *, relative: bool = False) -> None:
-        """Compare with expected[name], if the folder has it; relative to its largest entry for gradients."""
+    def check(self, name: str, ours: Tensor, *, relative: bool = False, floor: float = ROUNDING) -> None:
+        """Compare with expected[name], if the folder has it; relative to its largest entry for gradients.
+
+        floor: the least that a relative difference is divided by: a gradient that is zero but for rounding.
+        """
         if name not in self.expected:
             return
         self.seen.add(name)
@@ -48,12 +52,14 @@ class Comparison:
         if tuple(ours.shape) != tuple(theirs.shape):
             self.rows.append(Row(f"{label} {tuple(ours.shape)} != {tuple(theirs.shape)}", float("inf"), 0.0))
             return
-        self.rows.append(Row(label, _difference(ours, theirs, relative), _tolerance(theirs, relative)))
+        self.rows.append(Row(label, _difference(ours, theirs, relative, floor), _tolerance(theirs, relative)))
 
-    def check_value(self, name: str, ours: float, theirs: float, *, relative: bool = False) -> None:
+    def check_value(
+        self, name: str, ours: float, theirs: float, *, relative: bool = False, floor: float = ROUNDING
+    ) -> None:
         """Compare two numbers that `expected` does not hold."""
         pair = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
-        self.rows.append(Row(self.prefix + name, _difference(*pair, relative), _tolerance(pair[1], relative)))
+        self.rows.append(Row(self.prefix + name, _difference(*pair, relative, floor), _tolerance(pair[1], relative)))
 
     def skip(self, *prefixes: str) -> None:
         """Mark keys as known to be covered by another comparison."""
@@ -65,7 +71,7 @@ class Comparison:
         return self.rows + [Row(f"{self.prefix}{name} (not compared)", float("inf"), 0.0) for name in forgotten]
 
 
-def _difference(ours: Tensor, theirs: Tensor, relative: bool) -> float:
+def _difference(ours: Tensor, theirs: Tensor, relative: bool, floor: float) -> float:
     if ours.numel() == 0:
         return 0.0
     ours, theirs = ours.detach().to(torch.float64), theirs.to(torch.float64)
@@ -73,7 +79,7 @@ def _difference(ours: Tensor, theirs: Tensor, relative: bool) -> float:
     error = torch.where(same, 0.0, (ours - theirs).abs())
     if error.isnan().any():
         return float("inf")
-    return float(error.max() / theirs.abs().max().clamp(min=1e-12)) if relative else float(error.max())
+    return float(error.max() / theirs.abs().max().clamp(min=floor)) if relative else float(error.max())
 
 
 def _tolerance(theirs: Tensor, relative: bool) -> float:

@@ -96,3 +96,16 @@ def test_loading_an_optimizer_keeps_the_configs_rates():
     other = torch.optim.AdamW([weight, nn.Parameter(torch.ones(1))])
     with pytest.raises(InputError, match=r"groups of \[1\] tensors, the config's of \[2\]"):
         load_optimizer(other, old.state_dict())
+
+
+def test_named_parameters_have_no_decay(caplog):
+    groups = parameter_groups(
+        Parts(),
+        base_lr=1e-4,
+        weight_decay=1e-4,
+        lr_factors={"backbone": 0.1},
+        no_decay=["level_embeds", "backbone.2.bias", "elsewhere"],
+    )
+    found = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in groups}
+    assert found == {(1e-5, 0.0): 3, (1e-5, 1e-4): 1, (1e-4, 0.0): 5, (1e-4, 1e-4): 2}
+    assert "optimizer.params.no_decay: 'elsewhere' is part of no parameter's name" in caplog.text

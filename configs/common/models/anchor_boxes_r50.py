@@ -1,0 +1,57 @@
+"""What DAB-DETR and DN-DETR share, as detrex configures them: ResNet-50, one level, anchor boxes as queries."""
+
+from torch import nn
+
+from detrkit.config import LazyCall as L
+from detrkit.config import get_config
+from detrkit.layers.attention import ConditionalCrossAttention, ConditionalSelfAttention, DenseAttention
+from detrkit.layers.mlp import FFN, BoxHead, ClassHead
+from detrkit.layers.position import SinePositions
+from detrkit.modeling.anchor_queries import AnchorQueries
+from detrkit.modeling.backbone import TimmBackbone
+from detrkit.modeling.conditional_decoder import ConditionalDecoder
+from detrkit.modeling.dense_encoder import DenseEncoder
+from detrkit.modeling.detector import Detector
+from detrkit.modeling.neck import SingleLevelProjection
+from detrkit.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
+
+ffn = L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048, activation=L(nn.PReLU)())
+
+supervision = get_config("common/models/supervision.py")
+
+model = L(Detector)(
+    num_classes=80,
+    embed_dim=256,
+    backbone=L(TimmBackbone)(name="resnet50.tv_in1k", strides=[32], pretrained=True, frozen_norm=True, frozen_stages=1),
+    neck=L(SingleLevelProjection)(in_channels=2048, out_channels="${..embed_dim}"),
+    encoder=L(DenseEncoder)(
+        layer=L(TransformerLayer)(
+            embed_dim="${...embed_dim}",
+            self_attn=L(DenseAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            ffn=ffn,
+            order=ENCODER_ORDER,
+        ),
+        num_layers=6,
+        position=L(SinePositions)(num_features=128, temperature=20),
+        embed_dim="${..embed_dim}",
+        _recursive_=False,
+    ),
+    queries=L(AnchorQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=0, uniform_centres=True),
+    decoder=L(ConditionalDecoder)(
+        layer=L(TransformerLayer)(
+            embed_dim="${...embed_dim}",
+            self_attn=L(ConditionalSelfAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            cross_attn=L(ConditionalCrossAttention)(embed_dim="${..embed_dim}", num_heads=8, first_stage=False),
+            ffn=ffn,
+            order=DECODER_ORDER,
+        ),
+        num_layers=6,
+        class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
+        box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
+        embed_dim="${..embed_dim}",
+        attends_to_padding=True,  # a slip of detrex that its weights were trained with
+        _recursive_=False,
+    ),
+    criterion=supervision.criterion,
+    postprocess=supervision.postprocess,
+)

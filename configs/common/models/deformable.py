@@ -1,0 +1,61 @@
+"""What the multi-scale deformable detectors share: ResNet-50, four scales, 6 + 6 layers of width 256, as in detrex.
+
+A project adds `model.queries` and what its decoder has of its own.
+"""
+
+from detrkit.config import LazyCall as L
+from detrkit.config import get_config
+from detrkit.layers.attention import DenseAttention
+from detrkit.layers.deformable import MultiScaleDeformableAttention
+from detrkit.layers.mlp import FFN, BoxHead, ClassHead
+from detrkit.layers.position import SinePositions
+from detrkit.modeling.backbone import TimmBackbone
+from detrkit.modeling.decoder import DeformableDecoder
+from detrkit.modeling.detector import Detector
+from detrkit.modeling.encoder import DeformableEncoder
+from detrkit.modeling.neck import ChannelMapper
+from detrkit.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
+
+supervision = get_config("common/models/supervision.py")
+
+model = L(Detector)(
+    num_classes=80,
+    embed_dim=256,
+    backbone=L(TimmBackbone)(
+        name="resnet50.tv_in1k", strides=[8, 16, 32], pretrained=True, frozen_norm=True, frozen_stages=1
+    ),
+    neck=L(ChannelMapper)(in_channels=[512, 1024, 2048], out_channels="${..embed_dim}", num_levels=4, groups=32),
+    encoder=L(DeformableEncoder)(
+        layer=L(TransformerLayer)(
+            embed_dim="${...embed_dim}",
+            self_attn=L(MultiScaleDeformableAttention)(
+                embed_dim="${..embed_dim}", num_heads=8, num_levels="${....neck.num_levels}", num_points=4
+            ),
+            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+            order=ENCODER_ORDER,
+        ),
+        num_layers=6,
+        position=L(SinePositions)(num_features=128, temperature=10000, offset=-0.5),
+        embed_dim="${..embed_dim}",
+        num_levels="${..neck.num_levels}",
+        _recursive_=False,
+    ),
+    queries=None,
+    decoder=L(DeformableDecoder)(
+        layer=L(TransformerLayer)(
+            embed_dim="${...embed_dim}",
+            self_attn=L(DenseAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            cross_attn=L(MultiScaleDeformableAttention)(
+                embed_dim="${..embed_dim}", num_heads=8, num_levels="${....neck.num_levels}", num_points=4
+            ),
+            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+            order=DECODER_ORDER,
+        ),
+        num_layers=6,
+        class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
+        box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
+        _recursive_=False,
+    ),
+    criterion=supervision.criterion,
+    postprocess=supervision.postprocess,
+)

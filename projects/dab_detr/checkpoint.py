@@ -1,0 +1,13 @@
+"""Names of detrex's DAB-DETR checkpoints against ours."""
+
+from detrkit.modeling.pretrained import NameTable, detrex_anchor_box_rules
+
+
+def detrex_dab_detr_names(*, torchvision_backbone: bool = False) -> NameTable:
+    """Two-way table. torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision."""
+    return NameTable(
+        [
+            *detrex_anchor_box_rules(torchvision_backbone=torchvision_backbone),
+            ("transformer.patterns.weight", "queries.patterns.weight"),
+        ]
+    )

@@ -1,0 +1,16 @@
+"""DAB-DETR R50, 50 epochs on COCO: detrex's recipe (43.3 AP there)."""
+
+from detrkit.config import LazyCall as L
+from detrkit.config import get_config
+from projects.dab_detr.checkpoint import detrex_dab_detr_names
+
+from .models.dab_detr_r50 import model
+
+dataloader = get_config("common/data/coco.py").dataloader
+optimizer = get_config("common/optim.py").AdamW
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_50ep
+train = get_config("common/train.py").train
+
+train.output_dir = "./output/dab_detr_r50_50ep"
+train.max_iter = 375000
+train.checkpoint_names = L(detrex_dab_detr_names)(torchvision_backbone=False)  # detrex's weights load too

@@ -1,0 +1,19 @@
+"""Names of detrex's Deformable-DETR checkpoints against ours."""
+
+from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules, detrex_deformable_rules, detrex_head_rules
+
+
+def detrex_deformable_detr_names(num_layers: int = 6, *, refine: bool = True, two_stage: bool = False) -> NameTable:
+    """Two-way table for detrex's Deformable-DETR with a ResNet.
+
+    num_layers: decoder layers; without `refine` detrex lists its one pair of heads that often.  two_stage: the
+    encoder's heads come behind, as number `num_layers`.
+    """
+    return NameTable(
+        [
+            *detectron2_resnet_rules(),
+            *detrex_deformable_rules(),
+            ("query_embedding.{p}", "queries.embedding.{p}"),
+            *detrex_head_rules(num_layers, shared=not refine, two_stage=two_stage),
+        ]
+    )

@@ -1,0 +1,8 @@
+"""Deformable-DETR R50, 50 epochs, with cross-stage label assignment (StageInteractor, Table 4)."""
+
+from csla import with_csla
+
+from .deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
+
+model = with_csla(model)
+train.output_dir = "./output/deformable_detr_r50_50ep_csla"

@@ -1,0 +1,19 @@
+"""Deformable-DETR (Zhu et al., ICLR 2021) with a ResNet-50, without box refinement, as detrex configures it."""
+
+from detrkit.config import LazyCall as L
+from detrkit.config import get_config
+from detrkit.layers.mlp import BoxHead
+from detrkit.modeling.queries import LearnedQueries
+
+model = get_config("common/models/deformable.py").model
+
+model.queries = L(LearnedQueries)(num_queries=300, embed_dim="${..embed_dim}")
+model.decoder.update(
+    look_forward_twice=False,
+    first_box_head=L(BoxHead)(embed_dim="${...embed_dim}", initial_size=-2.0),
+    refine=False,
+)
+for _layer in (model.encoder.layer, model.decoder.layer):
+    _layer.ffn.update(feedforward_dim=1024, dropout=0.1)
+    _layer.self_attn.dropout = 0.1
+model.decoder.layer.cross_attn.dropout = 0.1

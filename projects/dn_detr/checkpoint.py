@@ -1,0 +1,13 @@
+"""Names of detrex's DN-DETR checkpoints against ours."""
+
+from detrkit.modeling.pretrained import NameTable, detrex_anchor_box_rules
+
+
+def detrex_dn_detr_names(*, torchvision_backbone: bool = False) -> NameTable:
+    """Two-way table. torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision."""
+    return NameTable(
+        [
+            *detrex_anchor_box_rules(torchvision_backbone=torchvision_backbone),
+            ("denoising_generator.label_encoder.weight", "queries.denoising.label_embed.weight"),
+        ]
+    )

@@ -1,0 +1,18 @@
+"""Names of detrex's H-Deformable-DETR checkpoints against ours."""
+
+from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules, detrex_deformable_rules, detrex_head_rules
+
+
+def detrex_h_detr_names(num_layers: int = 6, *, two_stage: bool = True) -> NameTable:
+    """Two-way table for detrex's H-Deformable-DETR with a ResNet.
+
+    num_layers: decoder layers.  two_stage: with mixed selection; the encoder's heads come behind, as `num_layers`.
+    """
+    return NameTable(
+        [
+            *detectron2_resnet_rules(),
+            *detrex_deformable_rules(),
+            ("query_embedding.{p}", "queries.content.{p}" if two_stage else "queries.embedding.{p}"),
+            *detrex_head_rules(num_layers, two_stage=two_stage),
+        ]
+    )

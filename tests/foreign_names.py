@@ -1,0 +1,48 @@
+"""A foreign checkpoint's names and shapes against those of a detector built from its config, on no memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrkit.config import LazyConfig, instantiate
+from detrkit.modeling.pretrained import NameTable
+
+PROJECTS = Path(__file__).resolve().parents[1] / "projects"
+
+
+def foreign_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a text file lists, aliases included."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {name: tuple(int(side) for side in shape.split("x")) for name, shape in lines}
+
+
+def detector_and_table(config_file: str) -> tuple[nn.Module, NameTable]:
+    """The detector of `projects/<config_file>` on meta, and the table that its `train.checkpoint_names` builds."""
+    config = LazyConfig.load(str(PROJECTS / config_file))
+    config.model.backbone.pretrained = False
+    with torch.device("meta"):
+        return instantiate(config.model), instantiate(config.train.checkpoint_names)
+
+
+def reached_names(detector: nn.Module, table: NameTable, foreign: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """Each of our names with the foreign ones that lead to it. Fails for a name or shape that does not fit, and for
+    one of ours that does not lead back to exactly those."""
+    ours = {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
+    reached: dict[str, list[str]] = {name: [] for name in ours}
+    for name, shape in foreign.items():
+        native = table.native_name(name)
+        assert native in ours, name
+        assert ours[native] == shape, name
+        reached[native].append(name)
+    for name, theirs in reached.items():
+        assert sorted(table.foreign_names(name)) == sorted(theirs), name
+    return reached
+
+
+def parameter_counts(detector: nn.Module) -> tuple[int, int]:
+    """Parameters, shared ones once: all, and those that learn."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in detector.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
