@@ -11,7 +11,7 @@ from detrkit.config import LazyConfig, instantiate
 from detrkit.modeling.labels import OwnStageLabels
 
 CONFIGS = Path(__file__).resolve().parents[3] / "projects/dino/configs"
-BASES = ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_shapes"]
+BASES = ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_swin_base_384_4scale_12ep", "dino_shapes"]
 
 
 def load(name: str) -> DictConfig:
@@ -50,6 +50,9 @@ def test_the_model_is_detrexs():
     [
         ("dino_r50_4scale_12ep", 90000, 82500, 10000, -0.5, False),
         ("dino_r50_4scale_24ep", 180000, 150000, 20, 0.0, True),
+        ("dino_r50_4scale_36ep", 270000, 225000, 10000, -0.5, False),
+        ("dino_r50_5scale_12ep", 90000, 82500, 10000, -0.5, False),
+        ("dino_swin_base_384_4scale_12ep", 90000, 82500, 10000, -0.5, False),
     ],
 )
 def test_the_recipe_is_detrexs(name, max_iter, drop, temperature, offset, keep_empty):
@@ -65,12 +68,40 @@ def test_the_recipe_is_detrexs(name, max_iter, drop, temperature, offset, keep_e
     assert config.train.clip_grad.params == {"max_norm": 0.1, "norm_type": 2}
 
 
+def built(config: DictConfig) -> torch.nn.Module:
+    config.model.backbone.pretrained = False
+    with torch.device("meta"):
+        return instantiate(config.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("dino_r50_4scale_12ep", 47_650_316),
+        ("dino_r50_5scale_12ep", 48_012_940),
+        ("dino_swin_tiny_224_4scale_12ep", 48_193_350),
+    ],
+)
+def test_the_model_has_as_many_parameters_as_detrexs(name, count):
+    assert sum(parameter.numel() for parameter in built(load(name)).parameters()) == count
+
+
+def test_a_swins_norms_and_position_biases_do_not_decay():
+    config = load("dino_swin_base_384_4scale_12ep")
+    config.optimizer.params.model = model = built(config)
+    groups = instantiate(config.optimizer).param_groups
+    decaying = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.backbone.named_parameters():
+        constant = "norm" in name or "relative_position" in name
+        assert (id(parameter) in decaying) != constant, name
+        assert rates[id(parameter)] == pytest.approx(1e-5)  # nothing is frozen
+
+
 def test_the_optimizer_has_detrexs_groups():
     """52 tensors of the backbone at a tenth of the rate, 72 of norm layers without decay (detrex, checked there)."""
     config = load("dino_r50_4scale_12ep")
-    config.model.backbone.pretrained = False
-    with torch.device("meta"):
-        config.optimizer.params.model = instantiate(config.model)
+    config.optimizer.params.model = built(config)
     tensors: dict[tuple[float, float], int] = {}
     for group in instantiate(config.optimizer).param_groups:
         key = (round(group["lr"], 9), group["weight_decay"])
