@@ -1,6 +1,6 @@
 """Any timm network as a backbone: normalised pixels in, feature maps by stride out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import timm
 import torch
@@ -40,7 +40,7 @@ class TimmBackbone(nn.Module):
         options: dict | None = None,
     ) -> None:
         super().__init__()
-        self.body = _features_only(name, strides, pretrained, dict(options or {}))
+        self.body = _features_only(name, strides, pretrained, _plain(options or {}))
         self.strides = tuple(self.body.feature_info.reduction())
         self.channels = tuple(self.body.feature_info.channels())
         self.channels_last = self.body.output_fmt == "NHWC"
@@ -66,6 +66,14 @@ class TimmBackbone(nn.Module):
         if self.norms is not None:  # over the channels, which LayerNorm expects last
             maps = [norm(level.movedim(1, -1)).movedim(-1, 1) for norm, level in zip(self.norms, maps, strict=True)]
         return tuple(maps)
+
+
+def _plain(options: Mapping) -> dict:
+    """The lists of a config node as tuples: timm hands some to torch, which takes no ListConfig."""
+    return {
+        key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for key, value in options.items()
+    }
 
 
 def _patch_size(body: nn.Module) -> tuple[int, int]:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.config import LazyCall as L
+from detrkit.config import instantiate
 from detrkit.modeling.backbone import TimmBackbone
 
 SWIN = {"name": "swin_tiny_patch4_window7_224", "pretrained": False, "frozen_norm": False, "frozen_stages": 0}
@@ -50,6 +52,13 @@ def test_every_stage_shifts_its_windows_whatever_the_pretrainings_size():
         first, second = getattr(swin().body, f"layers_{stage}").blocks
         assert (first.window_size, first.shift_size) == ((7, 7), (0, 0))
         assert (second.window_size, second.shift_size) == ((7, 7), (3, 3))
+
+
+def test_a_swins_sizes_may_come_from_a_config():
+    """torch.split, by which timm deals out the drop path, takes no ListConfig."""
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
+    backbone = instantiate(L(TimmBackbone)(**SWIN, options={**options, "drop_path_rate": 0.2}))
+    assert backbone.state_dict().keys() == swin().state_dict().keys()
 
 
 def test_gradients_reach_every_parameter_of_a_swin():
