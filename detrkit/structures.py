@@ -153,10 +153,12 @@ class FeaturePyramid(_Movable):
     """Feature maps of the levels, finest first.
 
     maps: L tensors [B, C, h, w].  masks: L tensors bool [B, h, w], True = padding.
+    image_sizes: [B, 2], (width, height) of each unpadded network input in pixels.
     """
 
     maps: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
+    image_sizes: Tensor | None = None
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -171,6 +173,7 @@ class Memory(_Movable):
     tokens: [B, M, C].  mask: bool [B, M], True = padding.  levels: their sizes.
     valid_ratios: [B, L, 2], the unpadded share (width, height) of each level.
     positions: [B, M, C], the position embedding of the tokens, where it has one.
+    image_sizes: [B, 2], (width, height) of each unpadded network input in pixels, for who reasons in pixels.
     """
 
     tokens: Tensor
@@ -178,6 +181,7 @@ class Memory(_Movable):
     levels: Levels
     valid_ratios: Tensor | None = None
     positions: Tensor | None = None
+    image_sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -52,15 +52,17 @@ def multi_head_attention(
     num_heads: int,
     attention_mask: Tensor | None = None,
     padding_mask: Tensor | None = None,
+    bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Scaled dot-product attention over projected tensors.
 
     query: [B, N, H * d], key: [B, M, H * d], value: [B, M, H * v] -> [B, N, H * v], head-major on the last axis.
-    attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.
+    attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.  bias: [B, H, N, M], added to the
+    logits instead of masks.
     """
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    allowed = None
+    allowed = bias
     if attention_mask is not None:
         allowed = ~attention_mask
     if padding_mask is not None:

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor, nn
 
 
-def sine_embedding(coordinates: Tensor, num_features: int, *, temperature: float = 10000.0) -> Tensor:
+def sine_embedding(
+    coordinates: Tensor, num_features: int, *, temperature: float = 10000.0, dtype: torch.dtype | None = None
+) -> Tensor:
     """Interleaved sines and cosines of angles: [...] -> [..., num_features].
 
     Feature k turns with period 2 pi * temperature^(2 floor(k / 2) / num_features): even k a sine, odd k a cosine.
+    dtype: of the periods, where that is not the coordinates' (mmdetection's are float32 always).
     """
-    index = torch.arange(num_features, device=coordinates.device, dtype=coordinates.dtype)
+    index = torch.arange(num_features, device=coordinates.device, dtype=dtype or coordinates.dtype)
     period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / num_features)
     angle = coordinates[..., None] / period
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)

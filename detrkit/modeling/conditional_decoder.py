@@ -1,10 +1,6 @@
 """The conditional decoder: anchor boxes as queries, dense attention steered by their place and size (DAB-DETR)."""
 
-import copy
-from typing import Any
-
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from detrkit.config import instantiate
@@ -12,6 +8,7 @@ from detrkit.layers.boxes import inverse_sigmoid
 from detrkit.layers.mlp import MLP, xavier_uniform_matrices_
 from detrkit.layers.position import box_sine_embedding
 from detrkit.modeling.decoder import BoxQueryPositions
+from detrkit.modeling.stages import at_stage
 from detrkit.structures import Memory, Queries, StageOutputs
 
 
@@ -57,8 +54,7 @@ class ConditionalDecoder(nn.Module):
         attends_to_padding: bool = False,
     ) -> None:
         super().__init__()
-        nodes = [layer] * num_layers
-        nodes[0] = for_first_stage(layer)
+        nodes = [at_stage(layer, first_stage=True)] + [layer] * (num_layers - 1)
         self.layers = nn.ModuleList(instantiate(node) for node in nodes)
         xavier_uniform_matrices_(self)
         self.query_positions = BoxQueryPositions(embed_dim)
@@ -112,15 +108,3 @@ class ConditionalDecoder(nn.Module):
     def _moved(self, states: Tensor, references: Tensor) -> Tensor:
         """References as the box head moves them: [..., C], [..., 4] -> [..., 4]."""
         return (self.box_head(states).to(references.dtype) + inverse_sigmoid(references)).sigmoid()
-
-
-def for_first_stage(node: Any) -> Any:
-    """A copy of a layer's node in which each `first_stage`, at any depth, is True."""
-    node = copy.deepcopy(node)
-    pending = [node]
-    while pending:
-        part = pending.pop()
-        if "first_stage" in part:
-            part["first_stage"] = True
-        pending += [part[name] for name in part if isinstance(part[name], DictConfig | dict)]
-    return node

@@ -24,6 +24,19 @@ def token_places(ratios: Tensor, levels: Levels) -> Tensor:
     return torch.cat(places, dim=1)
 
 
+class NoEncoder(nn.Module):
+    """The pyramid as memory, for decoders that sample it themselves (AdaMixer). Padding is read as it is."""
+
+    def forward(self, pyramid: FeaturePyramid) -> Memory:
+        """L maps [B, C, h, w] -> memory of M = sum of h * w tokens, and the images' sizes."""
+        return Memory(
+            tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid.maps], dim=1),
+            mask=None,
+            levels=Levels.of(pyramid.shapes, like=pyramid.image_sizes),
+            image_sizes=pyramid.image_sizes,
+        )
+
+
 class DeformableEncoder(nn.Module):
     """`num_layers` layers of multi-scale deformable self-attention over all levels (Deformable-DETR, section 4.1).
 

@@ -67,8 +67,33 @@ class ChannelMapper(nn.Module):
         for conv in self.extra_convs:
             source = conv(source)
             levels.append(source)
-        masks = tuple(nearest_mask(mask, level.shape[-2], level.shape[-1]) for level in levels)
-        return FeaturePyramid(tuple(levels), masks)
+        return pyramid(levels, mask)
+
+
+class SharedNormMapper(nn.Module):
+    """One convolution a level, then one GroupNorm that all levels share (AdaMixer's channel mapping).
+
+    kernel_size 1 without activation is AdaMixer's, 3 with a ReLU is DEQDet's.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        *,
+        kernel_size: int = 1,
+        groups: int = 32,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            ConvNorm(channels, out_channels, kernel_size=kernel_size, activation=activation) for channels in in_channels
+        )
+        self.norm = nn.GroupNorm(groups, out_channels)
+
+    def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
+        """maps: one [B, in, h, w] a backbone level, finest first.  mask: bool [B, H, W] of the padded images."""
+        return pyramid([self.norm(conv(level)) for conv, level in zip(self.convs, maps, strict=True)], mask)
 
 
 class SingleLevelProjection(nn.Module):
@@ -80,8 +105,18 @@ class SingleLevelProjection(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
         """maps: [B, in, h, w] each, of which the last is read.  mask: bool [B, H, W] of the padded images."""
-        level = self.conv(maps[-1])
-        return FeaturePyramid((level,), (nearest_mask(mask, level.shape[-2], level.shape[-1]),))
+        return pyramid([self.conv(maps[-1])], mask)
+
+
+def pyramid(levels: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
+    """L maps [B, C, h, w] with what the padding mask, bool [B, H, W], says of them: theirs, and the images' sizes."""
+    dtype = torch.promote_types(levels[0].dtype, torch.float32)  # a size of 1333 is no bfloat16
+    rows, columns = (~mask[:, :, 0]).sum(-1), (~mask[:, 0]).sum(-1)
+    return FeaturePyramid(
+        maps=tuple(levels),
+        masks=tuple(nearest_mask(mask, level.shape[-2], level.shape[-1]) for level in levels),
+        image_sizes=torch.stack([columns, rows], dim=-1).to(dtype),
+    )
 
 
 def nearest_mask(mask: Tensor, height: int, width: int) -> Tensor:

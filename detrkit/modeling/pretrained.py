@@ -150,3 +150,30 @@ def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple
         ("bbox_embed.{p}", "decoder.box_head.{p}"),
         (f"{decoder}bbox_embed.{{p}}", "decoder.box_head.{p}"),
     ]
+
+
+def mmdet_mixer_rules() -> list[tuple[str, str]]:
+    """What mmdetection's AdaMixer and StageInteractor share: a timm-named ResNet, neck, queries, attention, heads."""
+    theirs, ours = "roi_head.bbox_head.{i}.", "decoder.layers.{i}."
+    layer = {
+        "iof_tau": "attention.overlap_scale",
+        "attention.attn.in_proj_weight": "attention.qkv.weight",
+        "attention.attn.in_proj_bias": "attention.qkv.bias",
+        "attention.attn.out_proj.{p}": "attention.out_proj.{p}",
+        "attention_norm.{p}": "attention_norm.{p}",
+        "ffn.layers.0.0.{p}": "ffn.layers.0.{p}",
+        "ffn.layers.1.{p}": "ffn.layers.1.{p}",
+        "ffn_norm.{p}": "ffn_norm.{p}",
+    }
+    heads = []
+    for mmdet, native in (("cls", "class"), ("reg", "box")):
+        heads += [(f"{theirs}{mmdet}_fcs.{n}.{{p}}", f"decoder.{native}_heads.{{i}}.{n}.{{p}}") for n in (0, 1)]
+        heads.append((f"{theirs}fc_{mmdet}.{{p}}", f"decoder.{native}_heads.{{i}}.3.{{p}}"))
+    return [
+        ("backbone.{p}", "backbone.body.{p}"),
+        ("neck.lateral_convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"),
+        ("neck.gn_out.{p}", "neck.norm.{p}"),
+        ("rpn_head.init_content_features.weight", "queries.content.weight"),
+        *((theirs + name, ours + native) for name, native in layer.items()),
+        *heads,
+    ]

@@ -1,0 +1,58 @@
+"""What AdaMixer and StageInteractor share: ResNet-50, four scales from stride 4 on, no encoder, 6 stages, 100 queries.
+
+A project adds `model.decoder.layer.sampler` and `.mixing`, and what its supervision has of its own.
+"""
+
+from detrkit.config import LazyCall as L
+from detrkit.layers.boxes import BoxDistance
+from detrkit.layers.mlp import FFN
+from detrkit.modeling.backbone import TimmBackbone
+from detrkit.modeling.box_queries import BoxQueries
+from detrkit.modeling.criterion import LabelCount, SetCriterion
+from detrkit.modeling.detector import Detector
+from detrkit.modeling.encoder import NoEncoder
+from detrkit.modeling.labels import OwnStageLabels
+from detrkit.modeling.matching import FocalClassCost, HungarianMatcher
+from detrkit.modeling.mixer_decoder import MixerDecoder, MixerLayer, NormedHead, OverlapAttention
+from detrkit.modeling.neck import SharedNormMapper
+from detrkit.modeling.postprocess import TopK
+
+box_distance = L(BoxDistance)(corners=True, eps=1e-30)
+
+model = L(Detector)(
+    num_classes=80,
+    embed_dim=256,
+    backbone=L(TimmBackbone)(
+        name="resnet50.tv_in1k", strides=[4, 8, 16, 32], pretrained=True, frozen_norm=True, frozen_stages=2
+    ),
+    neck=L(SharedNormMapper)(in_channels=[256, 512, 1024, 2048], out_channels="${..embed_dim}", groups=32),
+    encoder=L(NoEncoder)(),
+    queries=L(BoxQueries)(num_queries=100, embed_dim="${..embed_dim}"),
+    decoder=L(MixerDecoder)(
+        layer=L(MixerLayer)(
+            embed_dim="${...embed_dim}",
+            attention=L(OverlapAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            sampler=None,
+            mixing=None,
+            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+        ),
+        num_layers=6,
+        class_head=L(NormedHead)(embed_dim="${...embed_dim}", out_dim="${...num_classes}", prior=0.01),
+        box_head=L(NormedHead)(embed_dim="${...embed_dim}", out_dim=4),
+        _recursive_=False,
+    ),
+    criterion=L(SetCriterion)(
+        matcher=L(HungarianMatcher)(
+            class_cost=L(FocalClassCost)(eps=1e-12),
+            box_distance=box_distance,
+            cost_class=2.0,
+            cost_bbox=5.0,
+            cost_giou=2.0,
+        ),
+        weights={"loss_class": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0},
+        labels=L(OwnStageLabels)(),
+        box_distance=box_distance,
+        normalizer=L(LabelCount)(),
+    ),
+    postprocess=L(TopK)(num_select="${..queries.num_queries}", clip=False),
+)

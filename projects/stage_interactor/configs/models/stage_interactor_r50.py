@@ -1,0 +1,33 @@
+"""StageInteractor (Teng et al., ICCV 2023) with a ResNet-50 and 100 queries."""
+
+from csla import with_csla
+from detrkit.config import LazyCall as L
+from detrkit.config import get_config
+from detrkit.layers.position_vector import SideMoves
+from projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSpatialMixing, FilterReuse
+from projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
+from projects.stage_interactor.modeling.mixing import CascadeMixing
+
+model = with_csla(get_config("common/models/adamixer.py").model)
+
+model.decoder.moves = L(SideMoves)()
+model.decoder.layer.attention.zero_output_bias = True
+model.decoder.layer.sampler = L(GroupedSampler)(
+    embed_dim="${..embed_dim}",
+    num_groups=4,
+    num_anchors=[8, 4],  # the first stage's, then all others'
+    num_details=8,
+    strides="${....backbone.strides}",
+    stage=0,
+)
+model.decoder.layer.mixing = L(CascadeMixing)(
+    embed_dim="${..embed_dim}",
+    num_groups="${..sampler.num_groups}",
+    num_anchors="${..sampler.num_anchors}",
+    num_details="${..sampler.num_details}",
+    num_outputs=128,
+    reuse=L(FilterReuse)(first_stage=2, channel_filters=None, spatial_filters=1),
+    static=L(ChannelSpatialMixing)(),
+    blend=L(AdaptedFilters)(),
+    stage=0,
+)

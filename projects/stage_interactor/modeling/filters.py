@@ -1,0 +1,131 @@
+"""Which dynamic filters of earlier stages a stage uses again, and how (StageInteractor, section 3.2)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Filters(NamedTuple):
+    """What a stage generated: over channels [B, N, G, C, C] (rows read) and over points [B, N, G, O, P]."""
+
+    over_channels: Tensor
+    over_points: Tensor
+
+
+@dataclass(frozen=True)
+class FilterReuse:
+    """How many filters a stage takes from the bank.
+
+    first_stage: the first one, counted from 0, that reuses; the bank holds the filters from the stage before it on.
+    channel_filters: at most so many over channels, the newest; None = all (Table 10). 0 also goes without the biases
+    of the filters, as in the released code.  spatial_filters: filters over points, N_S (Table 8); a stage that reuses
+    s of them generates 1 / (s + 1) of its rows.
+    Raises ValueError for a first stage of 0, which has none before it, and for negative numbers.
+    """
+
+    first_stage: int = 2
+    channel_filters: int | None = None
+    spatial_filters: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first_stage < 1:
+            raise ValueError(f"reuse.first_stage={self.first_stage}: expected at least 1, stage 0 has none before it")
+        if self.spatial_filters < 0 or (self.channel_filters or 0) < 0:
+            raise ValueError("reuse.channel_filters and reuse.spatial_filters: expected 0 or more")
+
+    def available(self, stage: int) -> int:
+        """Filters in the bank when the stage begins to reuse: those of the stages first_stage - 1 .. stage - 1."""
+        return max(0, stage - self.first_stage + 1)
+
+    def num_channel_filters(self, stage: int) -> int:
+        """Filters over channels that the stage reuses."""
+        limit = self.channel_filters
+        return self.available(stage) if limit is None else min(limit, self.available(stage))
+
+    def num_spatial_filters(self, stage: int) -> int:
+        """Filters over points that the stage is made for; the bank of an early one may hold fewer."""
+        return self.spatial_filters if stage >= self.first_stage else 0
+
+    def updated(self, bank: tuple[Filters, ...], own: Filters, stage: int) -> tuple[Filters, ...]:
+        """The bank with the stage's own filters; before the first stage that reuses it holds nothing else."""
+        return (own,) if stage < self.first_stage else (*bank, own)
+
+
+class AdaptedFilters:
+    """The paper's adapter (eq. 3): own and reused filter blended element by element, by an outer product of scores."""
+
+    scored = True
+
+    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor) -> Tensor:
+        """own, reused: [B, N, G, C, C]; shares: [B, N, G, C, 2] in (0, 1), of columns and of rows."""
+        columns, rows = shares.unbind(-1)
+        return torch.lerp(own, reused, rows[..., :, None] * columns[..., None, :])
+
+
+class PreviousFilters:
+    """The reused filter as it is (Table 11, "previous")."""
+
+    scored = False
+
+    def __call__(self, own: Tensor, reused: Tensor, shares: None = None) -> Tensor:
+        return reused
+
+
+class CurrentFilters:
+    """The stage's own filter again (Table 11, "current")."""
+
+    scored = False
+
+    def __call__(self, own: Tensor, reused: Tensor, shares: None = None) -> Tensor:
+        return own
+
+
+class ChannelSpatialMixing:
+    """Static mixing over channels and points at once, along the details of an anchor and along the anchors."""
+
+    def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
+        """Linears along the details and along the anchors."""
+        return _square(num_details * width), _square(num_anchors * width)
+
+    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
+        details = over_details(grid.flatten(-2)).view_as(grid)
+        by_detail = grid.transpose(-2, -3)
+        anchors = over_anchors(by_detail.flatten(-2)).view(by_detail.shape)
+        return details + anchors.transpose(-2, -3)
+
+
+class ChannelMixing:
+    """Static mixing over channels alone (an ablation)."""
+
+    def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
+        """Two Linears over channels."""
+        return _square(width), _square(width)
+
+    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
+        return over_details(grid) + over_anchors(grid)
+
+
+class SpatialMixing:
+    """Static mixing over points alone (an ablation that the released code cannot run)."""
+
+    def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
+        """Linears over the details of an anchor and over the anchors."""
+        return _square(num_details), _square(num_anchors)
+
+    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
+        details = over_details(grid.transpose(-1, -2)).transpose(-1, -2)
+        anchors = over_anchors(grid.movedim(-3, -1)).movedim(-1, -3)
+        return details + anchors
+
+
+def _square(width: int) -> nn.Linear:
+    """A Linear that begins as nothing."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,82 @@
+"""StageInteractor's sampler (supplementary, code 2): few anchors for each group, and details around each of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.sampling import sample_pyramid
+from detrkit.modeling.point_sampler import offset_points, scale_centres, uniform_places
+from detrkit.modeling.stages import of_stage
+from detrkit.structures import Memory
+
+DETAIL_BOUND = 0.5 / 2**0.5
+"""First details lie within this of their anchor, in units of half the box's diagonal length over its side."""
+
+
+class GroupedSampler(nn.Module):
+    """Reads A anchors a group and, around each, the same K details for all groups and anchors: P = A * K points.
+
+    num_anchors, num_details: a number, or one for each stage.  An anchor's own offset in z scales its details' places
+    by 2^dz.  strides: of the levels, which lie one apart in z from `finest_scale` on.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        *,
+        num_groups: int = 4,
+        num_anchors: int | Sequence[int] = (8, 4),
+        num_details: int | Sequence[int] = 8,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        finest_scale: float = 3.0,
+        stage: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_groups = num_groups
+        self.num_anchors, self.num_details = of_stage(num_anchors, stage), of_stage(num_details, stage)
+        self.strides, self.centres = tuple(strides), scale_centres(strides, finest_scale)
+        self.anchors = nn.Linear(embed_dim, 3 * num_groups * self.num_anchors)
+        self.details = nn.Linear(embed_dim, 3 * self.num_details)
+        nn.init.zeros_(self.anchors.weight)
+        nn.init.zeros_(self.details.weight)
+        with torch.no_grad():
+            self.anchors.bias.copy_(_level(uniform_places(num_groups * self.num_anchors)).flatten())
+            self.details.bias.copy_(_level(first_details(self.num_details)).flatten())
+
+    def forward(self, content: Tensor, vectors: Tensor, memory: Memory) -> Tensor:
+        """content: [B, N, C], vectors (x, y, z, r): [B, N, 4] -> features [B, N, G, A * K, C / G], anchor by anchor."""
+        points = offset_points(vectors, self.offsets(content).to(vectors.dtype))
+        return sample_pyramid(memory, points, strides=self.strides, centres=self.centres)
+
+    def offsets(self, content: Tensor) -> Tensor:
+        """Offsets from the box's centre, in units of its sides and of levels: [B, N, C] -> [B, N, G, A * K, 3]."""
+        anchors = self.anchors(content).unflatten(-1, (self.num_groups, self.num_anchors, 1, 3))
+        details = self.details(content).unflatten(-1, (1, 1, self.num_details, 3))
+        places = anchors[..., :2] + anchors[..., 2:].exp2() * details[..., :2]
+        return torch.cat([places, anchors[..., 2:] + details[..., 2:]], dim=-1).flatten(-3, -2)
+
+
+class GroupedOffsets:
+    """First offsets for a sampler without groups of points, as if it had them (Table 17, "group init.")."""
+
+    def __init__(self, *, num_details: int = 8) -> None:
+        self.num_details = num_details
+
+    def __call__(self, num_groups: int, num_points: int) -> Tensor:
+        """[G, P, 3]: anchors drawn for each group, and details around them for all."""
+        anchors = uniform_places(num_groups * num_points // self.num_details)
+        places = anchors[:, None] + first_details(self.num_details)
+        return _level(places.view(num_groups, num_points, 2))
+
+
+def first_details(num_details: int) -> Tensor:
+    """[K, 2]: the first lies on its anchor, the others around it."""
+    places = uniform_places(num_details, bound=DETAIL_BOUND)
+    places[0] = 0
+    return places
+
+
+def _level(places: Tensor) -> Tensor:
+    """[..., 2] -> [..., 3] without an offset in z."""
+    return torch.cat([places, torch.zeros_like(places[..., :1])], dim=-1)

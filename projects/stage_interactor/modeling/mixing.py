@@ -1,0 +1,156 @@
+"""Cascade dynamic mixing (StageInteractor, section 3.2): a stage also mixes with the filters of stages before it.
+
+Where paper and released code differ this is the code, which made the tables and the weights: the reused filters act
+on a residual stream of the samples before mixing; the first stage's are never reused; every filter has a generated
+bias; the cascade goes from the oldest filter to the newest.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.modeling.adaptive_mixing import group_width, normed_relu
+from detrkit.modeling.stages import of_stage
+from projects.stage_interactor.modeling.filters import FilterReuse, Filters
+
+
+class CascadeMixing(nn.Module):
+    """Mixes samples over channels, again with filters from the bank, then over points; residual included.
+
+    num_anchors, num_details: A and K of the grouped sampler (a number, or one for each stage); P = A * K.
+    num_outputs: rows of the filter over points.  reuse: what is taken from the bank.  static: how samples are mixed
+    statically before each reused filter, or None.  blend: how own and reused filter become one, or None for static
+    mixing alone.  Raises ValueError where a reused stage samples in another grid than fits.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        *,
+        num_groups: int = 4,
+        num_anchors: int | Sequence[int] = (8, 4),
+        num_details: int | Sequence[int] = 8,
+        num_outputs: int = 128,
+        reuse: FilterReuse,
+        static=None,
+        blend=None,
+        stage: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_groups, self.width = num_groups, group_width(embed_dim, num_groups)
+        self.grid = of_stage(num_anchors, stage), of_stage(num_details, stage)
+        self.reuse, self.static, self.blend, self.stage = reuse, static, blend, stage
+        self.num_reused, self.num_spatial = reuse.num_channel_filters(stage), reuse.num_spatial_filters(stage)
+        for earlier in range(reuse.first_stage - 1, stage if stage >= reuse.first_stage else 0):
+            _check_grids(self.grid, (of_stage(num_anchors, earlier), of_stage(num_details, earlier)), stage)
+        points = self.grid[0] * self.grid[1]
+        self.fresh_rows = num_outputs // (self.num_spatial + 1)
+        rows = self.fresh_rows * (1 + min(self.num_spatial, reuse.available(stage)))
+        self.split = [self.width**2, self.fresh_rows * points]
+
+        self.filters = nn.Linear(embed_dim, num_groups * sum(self.split))
+        self.biases = nn.Linear(embed_dim, num_groups * (self.width + rows)) if reuse.channel_filters != 0 else None
+        self.project = nn.Linear(rows * embed_dim, embed_dim)
+        self._add_cascade(embed_dim)
+        scored = bool(self.num_spatial)
+        self.row_shares = _zero_linear(embed_dim, num_groups * self.fresh_rows * self.num_spatial) if scored else None
+        self.point_shares = _zero_linear(embed_dim, num_groups * points * self.num_spatial) if scored else None
+        for layer in (self.filters, self.project, self.biases, self.reused_biases):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+
+    def _add_cascade(self, embed_dim: int) -> None:
+        """The layers of the reused filters: static ones for each, and one Linear for all shares and all biases."""
+        pairs = [self.static.layers(*self.grid, self.width) for _ in range(self.num_reused)] if self.static else []
+        self.over_details = nn.ModuleList(details for details, _ in pairs)
+        self.over_anchors = nn.ModuleList(anchors for _, anchors in pairs)
+        outputs = self.num_groups * self.width * self.num_reused
+        reuses = self.num_reused and self.blend is not None
+        self.channel_shares = _zero_linear(embed_dim, 2 * outputs) if reuses and self.blend.scored else None
+        self.reused_biases = nn.Linear(embed_dim, outputs) if reuses else None
+
+    def forward(
+        self, content: Tensor, features: Tensor, bank: tuple[Filters, ...] = ()
+    ) -> tuple[Tensor, tuple[Filters, ...]]:
+        """content: [B, N, C], features: [B, N, G, P, C / G], oldest filters first in the bank -> content, new bank."""
+        own = self.generate(content)
+        point_bias = channel_bias = None
+        if self.biases is not None:
+            channel_bias, point_bias = self._grouped(self.biases(content)).tensor_split([self.width], dim=-1)
+            channel_bias = channel_bias[..., None, :]
+        mixed = normed_relu(_plus(features @ own.over_channels, channel_bias))
+        mixed = self.cascade(mixed, features, content, own, bank)
+        rows = self.spatial_filters(content, own, bank) @ mixed
+        mixed = normed_relu(_plus(rows, None if point_bias is None else point_bias[..., None]))
+        return content + self.project(mixed.flatten(2)), self.reuse.updated(bank, own, self.stage)
+
+    def generate(self, content: Tensor) -> Filters:
+        """The stage's own filters, raw."""
+        channels, points = self._grouped(self.filters(content)).split(self.split, dim=-1)
+        return Filters(channels.unflatten(-1, (self.width, -1)), points.unflatten(-1, (self.fresh_rows, -1)))
+
+    def cascade(
+        self, mixed: Tensor, features: Tensor, content: Tensor, own: Filters, bank: tuple[Filters, ...]
+    ) -> Tensor:
+        """Static mixing and one reused filter over channels after the other. mixed, features: [B, N, G, P, C / G]."""
+        if not self.num_reused:
+            return mixed
+        shares = biases = [None] * self.num_reused
+        if self.channel_shares is not None:
+            scores = self._grouped(self.channel_shares(content)).sigmoid()
+            shares = scores.unflatten(-1, (self.width, 2, self.num_reused)).unbind(-1)
+        if self.reused_biases is not None:
+            biases = self._grouped(self.reused_biases(content)).unflatten(-1, (self.num_reused, 1, -1)).unbind(-3)
+        stream = features
+        for index, reused in enumerate(bank[-self.num_reused :]):
+            if self.static is not None:
+                grid = mixed.unflatten(-2, self.grid)
+                static = self.static(grid, self.over_details[index], self.over_anchors[index])
+                mixed = stream = stream + static.flatten(-3, -2)
+            if self.blend is not None:
+                mixed = mixed @ self.blend(own.over_channels, reused.over_channels, shares[index]) + biases[index]
+            mixed = normed_relu(mixed)
+        return mixed
+
+    def spatial_filters(self, content: Tensor, own: Filters, bank: tuple[Filters, ...]) -> Tensor:
+        """Own rows, then those of the reused stages, oldest first, each blended with the own: [B, N, G, rows, P]."""
+        fresh = own.over_points
+        if not self.num_spatial:
+            return fresh
+        of_rows, of_points = (
+            self._grouped(layer(content)).sigmoid().unflatten(-1, (-1, self.num_spatial)).unbind(-1)
+            for layer in (self.row_shares, self.point_shares)
+        )
+        blended = [
+            torch.lerp(
+                fresh, reused.over_points[..., : self.fresh_rows, : fresh.shape[-1]], u[..., None] * v[..., None, :]
+            )
+            for reused, u, v in zip(bank[-self.num_spatial :], of_rows, of_points, strict=False)
+        ]
+        return torch.cat([fresh, *blended], dim=-2)
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        """[B, N, G * X] -> [B, N, G, X]."""
+        return values.unflatten(-1, (self.num_groups, -1))
+
+
+def _plus(values: Tensor, bias: Tensor | None) -> Tensor:
+    return values if bias is None else values + bias
+
+
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Shares that begin as one half each."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_grids(own: tuple[int, int], earlier: tuple[int, int], stage: int) -> None:
+    """A filter over P points serves a stage with fewer anchors of as many details: its first anchors are used."""
+    if earlier[0] < own[0] or earlier[1] != own[1]:
+        raise ValueError(
+            f"stage {stage} samples {own[0]} anchors x {own[1]} details but reuses filters of {earlier[0]} x "
+            f"{earlier[1]}: num_anchors may not grow and num_details not change from reuse.first_stage - 1 on"
+        )
