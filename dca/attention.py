@@ -27,6 +27,8 @@ class DualCrossAttention(nn.Module):
     first attention.
     """
 
+    plain_part = "first"  # where the weights of a model without the second attention go
+
     def __init__(
         self, first: nn.Module, second: nn.Module, *, norm: nn.Module | None = None, chained: bool = True
     ) -> None:

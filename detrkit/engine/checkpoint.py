@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.engine.safe_pickle import read_file
 from detrkit.errors import InputError
+from detrkit.modeling.pretrained import plain_into_grown
 
 logger = logging.getLogger("detrkit.engine")
 
@@ -24,6 +25,10 @@ class Names(Protocol):
 
     def to_native(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a state dict of theirs to ours."""
+        ...
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether one of theirs has no counterpart among ours."""
         ...
 
 
@@ -72,13 +77,16 @@ def load_model(
     """Load weights into `model`, in place, and return the whole checkpoint (class names and the like).
 
     names: rename table for checkpoints of another library.  ema: take the averaged weights ("ema_state").
-    allow_class_mismatch: parameters that differ in the number of classes alone keep their initialisation, in a line of
-    the log; for fine-tuning. A file with the backbone's weights alone goes into `model.backbone`.
+    allow_class_mismatch: for fine-tuning: parameters that differ in the number of classes alone keep their
+    initialisation, and so does what DCA adds to a plain model, each in a line of the log.
+    A file with the backbone's weights alone goes into `model.backbone`.
     Raises InputError, in one line, if the weights are not those of this model.
     """
     checkpoint = read_checkpoint(path)
     state = weights_of(checkpoint, path, ema=ema)
     if names is not None:
+        if unread := [name for name in state if names.is_left_out(name)]:
+            logger.info(f"{path}: {len(unread)} tensors have no counterpart here and were left out: {some(unread)}")
         state = names.to_native(state)
     load_weights(model, state, path, allow_class_mismatch=allow_class_mismatch)
     return checkpoint
@@ -107,33 +115,49 @@ def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, allow_class_mismatch: bool = False
 ) -> None:
     """Load a state dict in our names; `source` is for messages. See `load_model`."""
-    expected = model.state_dict()
-    state = {
-        name: value for name, value in state.items() if name in expected or not name.endswith("num_batches_tracked")
-    }
+    expected = model.state_dict(keep_vars=True)
+    state = without_counters(state, expected)
     backbone = _backbone_only(expected, state)
     if backbone is not None:
         prefixed, left_over = backbone
-        _check(expected, prefixed, source, only="backbone.")
+        check_weights(expected, prefixed, source, only="backbone.")
         model.load_state_dict(prefixed, strict=False)
-        ignored = f"; not used: {_some(left_over)}" if left_over else ""
+        ignored = f"; not used: {some(left_over)}" if left_over else ""
         logger.info(f"{source}: weights of the backbone alone, {len(prefixed)} tensors{ignored}")
         return
     if allow_class_mismatch:
+        state = _with_added_parts(model, expected, state, source)
         state = _without_other_class_counts(model, expected, state, source)
     else:
-        _check(expected, state, source)
+        check_weights(expected, state, source)
     model.load_state_dict(state, strict=False)
 
 
-def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path, *, only: str = "") -> None:
-    """Raise one InputError with all that does not fit; `only` restricts what has to be there."""
+def without_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """`state` without the batch counters of norms that are constants in the model, whose names are `expected`."""
+    known = set(expected)
+    return {name: value for name, value in state.items() if name in known or not name.endswith("num_batches_tracked")}
+
+
+def check_weights(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    only: str = "",
+    shown: int = SHOWN,
+) -> None:
+    """Raise one InputError with all that does not fit a model, which may be on meta.
+
+    expected: its state_dict(keep_vars=True), whose aliases are one object.  source: for the message.  only: the
+    prefix of what has to be there.  shown: how many names of each kind the message lists.
+    """
     # A tensor that is registered under several names has to be there under one of them.
-    loaded = {expected[name].data_ptr() for name in state if name in expected and expected[name].numel()}
+    loaded = {id(expected[name]) for name in state if name in expected}
     missing = [
         name
         for name, tensor in expected.items()
-        if name.startswith(only) and name not in state and not (tensor.numel() and tensor.data_ptr() in loaded)
+        if name.startswith(only) and name not in state and id(tensor) not in loaded
     ]
     unexpected = [name for name in state if name not in expected]
     other = [
@@ -142,10 +166,20 @@ def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
         if name in state and state[name].shape != tensor.shape
     ]
     found = [("missing", missing), ("unexpected", unexpected), ("of another shape", other)]
-    if problems := [f"{len(names)} {kind} ({_some(names)})" for kind, names in found if names]:
+    if problems := [f"{len(names)} {kind} ({some(names, shown)})" for kind, names in found if names]:
         raise InputError(
             f"{source}: weights of another model: {'; '.join(problems)}; expected those that this config's model saves"
         )
+
+
+def _with_added_parts(
+    model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    """Weights of a plain model, completed by the initialisation of what the model has besides, in a line of the log."""
+    fitted, added = plain_into_grown(model, state)
+    if added:
+        logger.warning(f"{source}: a plain model's; {len(added)} tensors initialised anew: {some(added)}")
+    return fitted | {name: expected[name].detach() for name in added}
 
 
 def _without_other_class_counts(
@@ -164,7 +198,7 @@ def _without_other_class_counts(
     ]
     kept = {name: value for name, value in state.items() if name not in dropped}
     # As far as the check goes, the dropped ones are there.
-    _check(expected, kept | {name: expected[name] for name in dropped}, source)
+    check_weights(expected, kept | {name: expected[name] for name in dropped}, source)
     if dropped:
         was, now = state[dropped[0]].shape[0], expected[dropped[0]].shape[0]
         logger.warning(f"{source}: has {was} classes, the model {now}; initialised anew: {', '.join(dropped)}")
@@ -190,6 +224,7 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "scalar"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str], shown: int = SHOWN) -> str:
+    """The first few names, and dots where there are more."""
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -1,9 +1,11 @@
 """Weights of other libraries: two-way tables between their parameter names and ours."""
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from detrkit.errors import InputError
 
@@ -14,15 +16,33 @@ class NameTable:
     rules: pairs (theirs, ours), e.g. ("neck.convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"). `{i}` stands for a
     number, `{p}` for the rest of the name. The first rule that fits counts. Several rules may name the same
     parameter of ours (aliases in the other library): the first is the one to save under, all of them are saved.
+    derived: triples (theirs, ours, make), for constants that they save and we do not: `make` computes theirs from a
+    tensor of ours. They are left out when reading and made when writing.  unread: templates of what they save and
+    nothing reads; left out both ways.  library: whose names these are.
     """
 
-    def __init__(self, rules: Iterable[tuple[str, str]]) -> None:
-        self.rules = tuple(rules)
+    def __init__(
+        self,
+        rules: Iterable[tuple[str, str]],
+        *,
+        derived: Iterable[tuple[str, str, Callable[[Tensor], Tensor]]] = (),
+        unread: Iterable[str] = (),
+        library: str = "detrex",
+    ) -> None:
+        self.rules, self.derived, self.library = tuple(rules), tuple(derived), library
         self._theirs = [(_pattern(theirs), ours) for theirs, ours in self.rules]
         self._ours = [(_pattern(ours), theirs) for theirs, ours in self.rules]
+        self._left_out = [_pattern(theirs) for theirs in (*(theirs for theirs, _, _ in self.derived), *unread)]
+        self._sources = [(_pattern(ours), theirs, make) for theirs, ours, make in self.derived]
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether `name` is one of theirs that we compute, or that nothing reads."""
+        return any(pattern.fullmatch(spelled) for pattern in self._left_out for spelled in (name, f"backbone.{name}"))
 
     def native_name(self, name: str) -> str | None:
         """Our name for one of theirs, or None where no rule fits. A backbone's own file lacks "backbone."."""
+        if self.is_left_out(name):
+            return None
         for spelled in (name, f"backbone.{name}"):
             for pattern, ours in self._theirs:
                 if found := pattern.fullmatch(spelled):
@@ -34,12 +54,15 @@ class NameTable:
         return [_fill(theirs, found) for pattern, theirs in self._ours if (found := pattern.fullmatch(name))]
 
     def to_native(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict of theirs to ours; names that no rule knows stay, to be reported when loading.
+        """Rename a state dict of theirs to ours, without what is left out; names that no rule knows stay, to be
+        reported when loading.
 
         Raises InputError where two of their aliases hold different tensors.
         """
         renamed: dict[str, Tensor] = {}
         for name, tensor in state.items():
+            if self.is_left_out(name):
+                continue
             native = self.native_name(name) or name
             if native in renamed and not renamed[native].equal(tensor):
                 raise InputError(f"{name} should be the same tensor as the one already read for {native}, but differs")
@@ -47,13 +70,19 @@ class NameTable:
         return renamed
 
     def to_foreign(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict of ours to theirs, aliases included. Raises InputError for a name without a rule."""
+        """Rename a state dict of ours to theirs, aliases and what is derived included.
+
+        Raises InputError for a name without a rule.
+        """
         renamed = {}
         for name, tensor in state.items():
             foreign = self.foreign_names(name)
             if not foreign:
-                raise InputError(f"no name for {name} in the other library's checkpoints")
+                raise InputError(f"no name for {name} in {self.library}'s checkpoints")
             renamed.update(dict.fromkeys(foreign, tensor))
+            for pattern, theirs, make in self._sources:
+                if found := pattern.fullmatch(name):
+                    renamed[_fill(theirs, found)] = make(tensor)
         return renamed
 
 
@@ -81,6 +110,42 @@ def detectron2_resnet_rules(theirs: str = "backbone.", ours: str = "backbone.bod
                 (f"{block}.conv{conv}.{{p}}", f"{timm_block}.conv{conv}.{{p}}"),
             ]
     return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_swin_rules(theirs: str = "backbone.", ours: str = "backbone.") -> list[tuple[str, str]]:
+    """detrex's Swin, whose last three stages go out through a norm each, against timm's in a `TimmBackbone`.
+
+    detrex merges patches at the end of a stage, timm at the start of the next; the order of the four neighbours, and
+    of queries, keys and values, is the same.
+    """
+    rules = [("patch_embed.{p}", "body.patch_embed.{p}"), ("layers.{i}.blocks.{p}", "body.layers_{i}.blocks.{p}")]
+    for stage in range(3):
+        rules += [
+            (f"layers.{stage}.downsample.{{p}}", f"body.layers_{stage + 1}.downsample.{{p}}"),
+            (f"norm{stage + 1}.{{p}}", f"norms.{stage}.{{p}}"),
+        ]
+    return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_swin_derived(
+    theirs: str = "backbone.", ours: str = "backbone."
+) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    """What detrex's Swin saves beside its parameters: which row of the bias table belongs to which pair of tokens."""
+    attention = "blocks.{p}.attn.relative_position_"
+    return [(f"{theirs}layers.{{i}}.{attention}index", f"{ours}body.layers_{{i}}.{attention}bias_table", window_pairs)]
+
+
+def window_pairs(bias_table: Tensor) -> Tensor:
+    """Swin's `relative_position_index`: [(2W - 1)**2, heads] -> int64 [W*W, W*W] for windows of W x W tokens.
+
+    The pair of token (r, c) and token (s, d) has row (r - s + W - 1) * (2W - 1) + (c - d + W - 1) of the table (Liu et
+    al., ICCV 2021, section 3.2).
+    """
+    reach = math.isqrt(bias_table.shape[0])
+    side = torch.arange((reach + 1) // 2)
+    row, column = (axis.flatten() for axis in torch.meshgrid(side, side, indexing="ij"))
+    shift = len(side) - 1
+    return (row[:, None] - row + shift) * reach + column[:, None] - column + shift
 
 
 def detrex_layer_rules(theirs: str, ours: str, *, attentions: Iterable[str]) -> list[tuple[str, str]]:
@@ -177,3 +242,23 @@ def mmdet_mixer_rules() -> list[tuple[str, str]]:
         *((theirs + name, ours + native) for name, native in layer.items()),
         *heads,
     ]
+
+
+def plain_into_grown(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Fit weights of a plain model to one that has a larger part in the place of a plain one (`with_dca`).
+
+    The larger part names the child that stands where the plain model has its part: `plain_part = "first"`.
+    Returns the state with the plain part's weights under that child's names, and the names of all that the larger
+    parts hold besides and `state` lacks. A state that knows the larger parts already comes back as it is.
+    """
+    fitted, added = dict(state), []
+    for path, module in model.named_modules():
+        child = getattr(module, "plain_part", None)
+        own = [] if child is None else [f"{path}.{name}" for name in module.state_dict()]
+        plain = [name for name in state if own and name.startswith(f"{path}.")]
+        if not plain or not fitted.keys().isdisjoint(own):
+            continue
+        for name in plain:
+            fitted[f"{path}.{child}.{name.removeprefix(f'{path}.')}"] = fitted.pop(name)
+        added += [name for name in own if not name.startswith(f"{path}.{child}.")]
+    return fitted, added

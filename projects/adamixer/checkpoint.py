@@ -14,5 +14,6 @@ def mmdet_adamixer_names() -> NameTable:
             (theirs + "sampling_offset_generator.0.{p}", ours + "sampler.offsets.{p}"),
             (theirs + "adaptive_mixing.parameter_generator.0.{p}", ours + "mixing.filters.{p}"),
             (theirs + "adaptive_mixing.out_proj.{p}", ours + "mixing.project.{p}"),
-        ]
+        ],
+        library="mmdet",
     )

@@ -1,22 +1,33 @@
 """Names of detrex's DINO checkpoints against ours."""
 
-from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules, detrex_deformable_rules, detrex_head_rules
+from detrkit.modeling.pretrained import (
+    NameTable,
+    detectron2_resnet_rules,
+    detrex_deformable_rules,
+    detrex_head_rules,
+    detrex_swin_derived,
+    detrex_swin_rules,
+)
 
 
 def detrex_dino_names(num_layers: int = 6) -> NameTable:
-    """Two-way table for detrex's DINO with a ResNet.
+    """Two-way table for detrex's DINO with a ResNet. num_layers: decoder layers."""
+    return NameTable([*detectron2_resnet_rules(), *_dino_rules(num_layers)])
 
-    num_layers: decoder layers; detrex keeps the encoder's heads behind theirs, as number `num_layers`.
-    detrex registers every head twice, at the top and in the decoder.
-    """
-    return NameTable(
-        [
-            *detectron2_resnet_rules(),
-            *detrex_deformable_rules(),
-            ("transformer.decoder.ref_point_head.{p}", "decoder.query_positions.mlp.{p}"),
-            ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
-            ("transformer.tgt_embed.weight", "queries.content.weight"),
-            ("label_enc.weight", "queries.denoising.label_embed.weight"),
-            *detrex_head_rules(num_layers),
-        ]
-    )
+
+def detrex_dino_swin_names(num_layers: int = 6) -> NameTable:
+    """Two-way table for detrex's DINO with a Swin and four scales. num_layers: decoder layers."""
+    return NameTable([*detrex_swin_rules(), *_dino_rules(num_layers)], derived=detrex_swin_derived())
+
+
+def _dino_rules(num_layers: int) -> list[tuple[str, str]]:
+    """All but the backbone. detrex keeps the encoder's heads behind the decoder's, as number `num_layers`, and
+    registers every head twice, at the top and in the decoder."""
+    return [
+        *detrex_deformable_rules(),
+        ("transformer.decoder.ref_point_head.{p}", "decoder.query_positions.mlp.{p}"),
+        ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
+        ("transformer.tgt_embed.weight", "queries.content.weight"),
+        ("label_enc.weight", "queries.denoising.label_embed.weight"),
+        *detrex_head_rules(num_layers),
+    ]

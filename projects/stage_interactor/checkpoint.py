@@ -1,7 +1,7 @@
 """Names of the released StageInteractor checkpoints (mmdetection) against ours.
 
 Two things there have no counterpart because nothing reads them: `dynamic_conv.subbox_score_list` (a softmax over one
-number) and `iou_snyc_statistics`. They are reported as left over when such a checkpoint is loaded.
+number) and `iou_snyc_statistics`. They are left out, and the log says so.
 """
 
 from detrkit.modeling.pretrained import NameTable, mmdet_mixer_rules
@@ -28,8 +28,13 @@ def mmdet_stage_interactor_names(*, free_sampler: bool = False) -> NameTable:
             ("rpn_head.init_proposal_bboxes", "queries.boxes"),
             *mmdet_mixer_rules(),
             (theirs + "dynamic_conv.Wv_layer_norm.{p}", ours + "mixing_norm.{p}"),
-            *((f"{theirs}dynamic_conv.{name}.{{p}}", f"{ours}mixing.{native}.{{p}}") for name, native in _MIXING.items()),
+            *(
+                (f"{theirs}dynamic_conv.{name}.{{p}}", f"{ours}mixing.{native}.{{p}}")
+                for name, native in _MIXING.items()
+            ),
             (theirs + "feat_extractor.gen_one_d.0.{p}", ours + "sampler.anchors.{p}"),
             (theirs + "feat_extractor.gen_double_d.0.{p}", f"{ours}sampler.{details}.{{p}}"),
-        ]
+        ],
+        unread=[theirs + "dynamic_conv.subbox_score_list.{p}", theirs + "iou_snyc_statistics.{p}"],
+        library="mmdet",
     )

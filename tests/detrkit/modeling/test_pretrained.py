@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from detrkit.errors import InputError
-from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules
+from detrkit.modeling.backbone import TimmBackbone
+from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules, detrex_swin_derived, detrex_swin_rules
 
 TABLE = NameTable(
     [
@@ -46,7 +48,7 @@ def test_a_state_dict_goes_there_and_back():
 def test_names_without_a_rule_stay_to_be_reported_and_cannot_be_saved():
     state = {"surprise": torch.zeros(1)}
     assert TABLE.to_native(state) == state
-    with pytest.raises(InputError, match="no name for surprise in the other library's checkpoints"):
+    with pytest.raises(InputError, match="no name for surprise in detrex's checkpoints"):
         TABLE.to_foreign(state)
 
 
@@ -69,3 +71,64 @@ def test_resnet_names():
     }
     assert {name: table.native_name(name) for name in pairs} == pairs
     assert {table.foreign_names(name)[0]: name for name in pairs.values()} == pairs
+
+
+def test_what_they_compute_is_dropped_when_reading_and_made_when_writing():
+    table = NameTable(
+        [("body.{p}", "backbone.{p}")],
+        derived=[("body.{i}.pairs", "backbone.{i}.bias", lambda bias: bias + 1)],
+        unread=["body.{i}.statistics"],
+    )
+    ours = {"backbone.0.bias": torch.tensor([1.0]), "backbone.0.weight": torch.tensor([2.0])}
+    theirs = table.to_foreign(ours)
+    assert {name: tensor.item() for name, tensor in theirs.items()} == {
+        "body.0.bias": 1,
+        "body.0.weight": 2,
+        "body.0.pairs": 2,
+    }
+    assert table.to_native(theirs | {"body.3.statistics": torch.zeros(1)}) == ours
+    assert table.native_name("body.0.pairs") is None and table.is_left_out("body.0.pairs")
+
+
+@pytest.fixture(scope="module")
+def swin() -> TimmBackbone:
+    options = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
+    return TimmBackbone(
+        "swin_tiny_patch4_window7_224",
+        pretrained=False,
+        frozen_norm=False,
+        frozen_stages=0,
+        output_norm=True,
+        options=options,
+    )
+
+
+def detrex_merging(state: dict[str, torch.Tensor], stage: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Patch merging as Swin's authors write it down, [1, H, W, C] -> [1, H/2, W/2, 2C]: rows alternate first."""
+    prefix = f"backbone.layers.{stage}.downsample."
+    corners = [tokens[:, 0::2, 0::2], tokens[:, 1::2, 0::2], tokens[:, 0::2, 1::2], tokens[:, 1::2, 1::2]]
+    merged = torch.cat(corners, dim=-1)
+    shape = merged.shape[-1:]
+    normed = nn.functional.layer_norm(merged, shape, state[prefix + "norm.weight"], state[prefix + "norm.bias"])
+    return normed @ state[prefix + "reduction.weight"].T
+
+
+def test_detrexs_swin_merges_the_same_neighbours(swin: TimmBackbone):
+    table = NameTable(detrex_swin_rules(), derived=detrex_swin_derived())
+    for parameter in swin.parameters():
+        nn.init.normal_(parameter)
+    theirs = table.to_foreign({f"backbone.{name}": tensor for name, tensor in swin.state_dict().items()})
+    for stage, merging in enumerate((swin.body.layers_1, swin.body.layers_2, swin.body.layers_3)):
+        tokens = torch.randn(1, 4, 6, 12 * 2**stage)
+        torch.testing.assert_close(merging.downsample(tokens), detrex_merging(theirs, stage, tokens))
+
+
+def test_detrexs_swin_numbers_the_pairs_of_a_window_as_timms(swin: TimmBackbone):
+    """So the rows of the bias table mean the same, and what we write beside it is what its attention looks up."""
+    table = NameTable(detrex_swin_rules(), derived=detrex_swin_derived())
+    theirs = table.to_foreign({f"backbone.{name}": tensor for name, tensor in swin.state_dict().items()})
+    pairs = theirs["backbone.layers.2.blocks.0.attn.relative_position_index"]
+    assert pairs.equal(swin.body.layers_2.blocks[0].attn.relative_position_index)
+    assert pairs.dtype == torch.int64 and pairs[0, 0] == 12 and pairs[0, 1] == 11 and pairs[0, 3] == 7
+    assert sum(name.endswith("relative_position_index") for name in theirs) == 4
+    assert "backbone.norm1.weight" in theirs and "backbone.norm0.weight" not in theirs

@@ -7,61 +7,36 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.config import LazyConfig, instantiate
+from dca import with_dca
+from detrkit.config import instantiate
+from detrkit.engine.checkpoint import load_model
+from detrkit.errors import InputError
 from detrkit.modeling.pretrained import NameTable
 from projects.dino.checkpoint import detrex_dino_names
-from tests.random_scenes import MODELS, image_batch, tiny_dino, tiny_dino_node
+from tests.foreign_names import detector_and_table, foreign_shapes, parameter_counts, reached_names
+from tests.random_scenes import image_batch, tiny_dino, tiny_dino_node
 
 DATA = Path(__file__).parent / "data"
 
 
-def detrex_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of detrex's dino_r50_4scale_12ep, aliases included."""
-    lines = (line.split() for line in (DATA / "detrex_dino_r50_4scale_12ep.txt").read_text().splitlines())
-    return {name: tuple(int(side) for side in shape.split("x")) for name, shape in lines}
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("dino_r50_4scale_12ep", (47_650_316, 47_640_908)),  # without the stem's convolution, which is frozen
+        ("dino_r50_5scale_12ep", (48_012_940, 48_003_532)),
+        ("dino_swin_tiny_224_4scale_12ep", (48_193_350, 48_193_350)),
+    ],
+)
+def test_every_name_of_detrex_is_one_of_ours_and_back(name: str, parameters: tuple[int, int]):
+    """The heads lie at the top and in the decoder there; all else has one name."""
+    detector, table = detector_and_table(f"dino/configs/{name}.py")
+    reached = reached_names(detector, table, foreign_shapes(DATA / f"detrex_{name}.txt"))
+    times = {native: len(names) for native, names in reached.items()}
+    assert times == {native: 2 if "class_head" in native or "box_head" in native else 1 for native in times}
+    assert parameter_counts(detector) == parameters
 
 
-@pytest.fixture(scope="module")
-def dino_r50() -> nn.Module:
-    node = LazyConfig.load(str(MODELS / "dino_r50.py")).model
-    node.backbone.pretrained = False
-    with torch.device("meta"):
-        return instantiate(node)
-
-
-@pytest.fixture
-def table() -> NameTable:
-    return detrex_dino_names()
-
-
-def test_every_name_of_detrex_is_one_of_ours_with_the_same_shape(dino_r50, table):
-    ours = {name: tuple(tensor.shape) for name, tensor in dino_r50.state_dict().items()}
-    reached = {}
-    for name, shape in detrex_shapes().items():
-        native = table.native_name(name)
-        assert native in ours, name
-        assert ours[native] == shape, name
-        reached.setdefault(native, []).append(name)
-    assert set(reached) == set(ours)
-    aliased = {native for native, names in reached.items() if len(names) > 1}
-    assert all(len(names) <= 2 for names in reached.values())
-    assert aliased == {name for name in ours if "class_head" in name or "box_head" in name}
-
-
-def test_every_name_of_ours_gives_back_all_of_detrexs(dino_r50, table):
-    found = [theirs for name in dino_r50.state_dict() for theirs in table.foreign_names(name)]
-    assert len(found) == len(set(found)) == 634
-    assert set(found) == set(detrex_shapes())
-
-
-def test_the_number_of_parameters_is_detrexs(dino_r50):
-    """Parameters, heads counted once; the constants of frozen batch norms are buffers here as there."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in dino_r50.parameters()]
-    assert sum(size for size, _ in sizes) == 47_650_316
-    assert sum(size for size, learns in sizes if learns) == 47_640_908  # without the stem's convolution
-
-
-def test_a_checkpoint_goes_to_detrex_and_back(table):
+def test_a_checkpoint_goes_to_detrex_and_back():
     """With another number of stages, and so another number for the encoder's heads."""
     table = detrex_dino_names(num_layers=2)
     detector = tiny_dino()
@@ -76,6 +51,46 @@ def test_a_checkpoint_goes_to_detrex_and_back(table):
     other.load_state_dict({**detector.state_dict(), **back})
     batch = image_batch(1)
     assert other(batch)[0].scores.equal(detector.eval()(batch)[0].scores)
+
+
+@pytest.fixture
+def doubled() -> nn.Module:
+    """A tiny DINO with dual cross-attention, as `with_dca` makes it."""
+    return instantiate(with_dca(tiny_dino_node()))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_plain_weights_start_a_model_with_dca_whose_second_attention_is_new(foreign, doubled, tmp_path, caplog):
+    plain = tiny_dino().state_dict()
+    table = NameTable([*detrex_dino_names(num_layers=2).rules, ("backbone.{p}", "backbone.{p}")])
+    torch.save({"model": table.to_foreign(plain) if foreign else plain}, tmp_path / "plain.pth")
+    before = {name: tensor.clone() for name, tensor in doubled.state_dict().items()}
+    load_model(doubled, tmp_path / "plain.pth", names=table if foreign else None, allow_class_mismatch=True)
+    new = []
+    for name, tensor in doubled.state_dict().items():
+        theirs = plain.get(name.replace(".cross_attn.first.", ".cross_attn."))
+        new += [name] if theirs is None else []
+        assert tensor.equal(before[name] if theirs is None else theirs), name
+    assert new and all(".cross_attn.second." in name or ".cross_attn.norm." in name for name in new)
+    (record,) = caplog.records
+    assert f"plain.pth: a plain model's; {len(new)} tensors initialised anew: {new[0]}, " in record.message
+
+
+def test_plain_weights_are_not_evaluated_with_dca(doubled, tmp_path):
+    torch.save(tiny_dino().state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(InputError, match=r"missing \(decoder.layers.0.cross_attn.first"):
+        load_model(doubled, tmp_path / "plain.pth")
+
+
+def test_weights_with_dca_load_as_they_are_and_must_be_complete(doubled, tmp_path, caplog):
+    state = {name: torch.full_like(tensor, 0.5) for name, tensor in doubled.state_dict().items()}
+    torch.save(state, tmp_path / "doubled.pth")
+    load_model(doubled, tmp_path / "doubled.pth", allow_class_mismatch=True)
+    assert all(tensor.equal(state[name]) for name, tensor in doubled.state_dict().items()) and not caplog.records
+    del state["decoder.layers.1.cross_attn.second.value_proj.bias"]
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(InputError, match=r"1 missing \(decoder.layers.1.cross_attn.second.value_proj.bias\)"):
+        load_model(doubled, tmp_path / "broken.pth", allow_class_mismatch=True)
 
 
 def test_our_own_names_stay():

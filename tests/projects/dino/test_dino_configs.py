@@ -11,7 +11,7 @@ from detrkit.config import LazyConfig, instantiate
 from detrkit.modeling.labels import OwnStageLabels
 
 CONFIGS = Path(__file__).resolve().parents[3] / "projects/dino/configs"
-BASES = ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_swin_base_384_4scale_12ep", "dino_shapes"]
+BASES = sorted(path.stem.removesuffix("_csla") for path in CONFIGS.glob("*_csla.py"))
 
 
 def load(name: str) -> DictConfig:
