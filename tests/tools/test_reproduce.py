@@ -1,0 +1,281 @@
+"""tools/reproduce.py: what it counts, what it runs, skips, resumes and refuses, and what its report says."""
+
+import fcntl
+import json
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detrkit.data.shapes import main as write_shapes
+from detrkit.errors import InputError
+from tools import reproduce
+from tools.reproductions import report, runs
+from tools.reproductions.data import DATA
+from tools.reproductions.intervals import difference, mean_of_seeds
+from tools.reproductions.rows import Row, chosen, length
+from tools.reproductions.runs import Request
+from tools.reproductions.tables import TABLES, rows_of
+
+ROOT = Path(__file__).resolve().parents[2]
+STANDIN = ROOT / "tests" / "detrkit" / "engine"
+CONFIG = "tests/detrkit/engine/engine_config.py"  # 12 iterations, by itself
+ROWS = (
+    Row("plain", CONFIG, CONFIG, 49.2, "the zoo", "", 12),
+    Row("rule", CONFIG, CONFIG, None, "", "plain", 12, ("model.noise=0",)),
+    Row("longer", CONFIG, CONFIG, None, "", "plain", 24),
+)
+
+# Takes the trainer's command line; what it does is the value of model.accident.
+TRAINER = """
+import json, os, pathlib, signal, sys
+given = dict(text.partition("=")[::2] for text in sys.argv[1:])
+folder = pathlib.Path(given["train.output_dir"])
+assert "--resume" in given and (folder / "run.json").is_file()
+if given.get("model.accident") == "input" and "plain" in str(folder):
+    sys.exit("warming up\\nerror: 17.jpg: truncated; copy it anew")
+if given.get("model.accident") == "SIGINT" and not (folder / "last_checkpoint").exists():
+    def save(number, frame):
+        (folder / "last_checkpoint").write_text("model_0000003.pth")
+        sys.exit(128 + number)
+    signal.signal(signal.SIGINT, save)
+    os.kill(os.getppid(), signal.SIGINT)  # Ctrl-C reaches the tool alone
+    signal.pause()
+(folder / "last_checkpoint").write_text("model_final.pth")
+ap = 40 + 2 * int(given["train.seed"])
+(folder / "results.json").write_text(json.dumps({"bbox": {"AP": ap, "AP50": ap + 20}}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def standin_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(TABLES, "x", ROWS)
+    monkeypatch.syspath_prepend(STANDIN)
+    monkeypatch.setenv("PYTHONPATH", str(STANDIN))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """The tool on table x, with a trainer that takes no time."""
+    trainer = tmp_path / "trainer.py"
+    trainer.write_text(TRAINER)
+    monkeypatch.setattr(runs, "TOOL", str(trainer))
+    annotations = tmp_path / "data" / "annotations"
+    annotations.mkdir(parents=True)
+    for split in ("train", "val"):
+        (annotations / f"instances_{split}2017.json").write_text("{}")
+    return lambda *arguments: reproduce.main(["--table", "x", "--root", "data", "--output", "out", *arguments])
+
+
+def record(row: str, seed: int = 0) -> dict:
+    return json.loads(Path(f"out/shapes/{row}/seed{seed}/run.json").read_text())
+
+
+def finish(request: Request, row: int, aps: list[float]) -> None:
+    """What finished runs of the row leave behind, one a seed."""
+    for run, ap in zip(request.runs(ROWS[row]), aps, strict=True):
+        run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
+        (run.folder / "last_checkpoint").write_text("model_final.pth")
+        (run.folder / "results.json").write_text(json.dumps({"bbox": {"AP": ap, "AP50": ap + 20}}))
+        lines = [{"iteration": 19, "time": 1.0}, {"iteration": 29, "time": 4.0}, {"iteration": 30, "bbox/AP": ap}]
+        (run.folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def reports_of(request: Request) -> list[report.RowReport]:
+    return report.write(request, {row.name: request.runs(row) for row in ROWS})
+
+
+# t of Student's table at 97.5 %: 4.3027 with 2 degrees of freedom, 3.1824 with 3
+@pytest.mark.parametrize(
+    ("estimate", "mean", "half_width", "method"),
+    [
+        (mean_of_seeds([1.0, 2.0, 3.0]), 2.0, 4.3027 / math.sqrt(3), "t, 3 seeds"),
+        (mean_of_seeds([7.0]), 7.0, None, "one seed: no interval"),
+        # by seed the differences are 1, 2, 3, though both sides vary by much more
+        (difference({0: 11, 1: 32, 2: 53}, {1: 30, 0: 10, 2: 50}), 2.0, 4.3027 / math.sqrt(3), "paired t, 3 seeds"),
+        # variances 2 of 2 and 6 of 3: standard error sqrt(1 + 2), freedom 3**2 / (1**2 / 1 + 2**2 / 2) = 3
+        (
+            difference({0: 10, 1: 12}, {0: 6 - math.sqrt(6), 1: 6, 2: 6 + math.sqrt(6)}),
+            5.0,
+            3.1824 * math.sqrt(3),
+            "Welch's t, 2 and 3 seeds",
+        ),
+        (difference({0: 5, 1: 5}, {2: 4, 3: 4}), 1.0, 0.0, "Welch's t, 2 and 2 seeds"),
+        (difference({0: 5}, {0: 7}), -2.0, None, "one seed: no interval"),
+        (difference({0: 5}, {0: 7, 1: 8}), -2.5, None, "other seeds, and one side has one seed: no interval"),
+    ],
+)
+def test_intervals_against_hand_computed_ones(estimate, mean, half_width, method):
+    assert estimate.mean == pytest.approx(mean)
+    assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-4))
+    assert estimate.method == method
+
+
+@pytest.mark.parametrize("table", [name for name in TABLES if name != "x"])
+def test_rows_of_the_papers_tables_are_there(table):
+    names = [row.name for row in TABLES[table]]
+    assert len(set(names)) == len(names)
+    for row in TABLES[table]:
+        assert (ROOT / row.config).is_file() and (ROOT / row.shapes_config).is_file()
+        assert row.baseline in ("", *names) and row.baseline != row.name
+        assert (row.paper_ap is None) == (row.source == "")
+        assert row.overrides_for("shapes")[: len(row.overrides)] == row.overrides == row.overrides_for("coco")
+
+
+def test_length_and_choice_of_rows():
+    table = TABLES["4"]
+    lengths = {row.name: length(row, table) for row in table}
+    assert {name: times for name, times in lengths.items() if times != 1} == {
+        "dino_24ep": 2,
+        "dino_24ep_csla": 2,
+        "dino_24ep_csla_dca": 2,
+    }
+    by_pattern = [row.name for row in chosen(table, ["dn_*", "dino_12ep"])]
+    assert by_pattern == ["dino_12ep", "dn_detr_50ep", "dn_detr_50ep_csla"]
+    with pytest.raises(InputError, match=r"dino_12ep_clsa: .* Did you mean dino_12ep_csla"):
+        chosen(table, ["dino_12ep", "dino_12ep_clsa"])
+    with pytest.raises(InputError, match=r"--table 9: .* expected one of 1, 2, 3, 4, 5"):
+        rows_of("9")
+
+
+def test_report_says_what_the_disk_holds(tmp_path):
+    request = Request("x", DATA["shapes"], Path("data"), Path("out"), scale=0.5, seeds=3)
+    finish(request, 0, [11.0, 32.0, 53.0])
+    finish(request, 1, [12.0, 34.0, 56.0])
+    _, rule, longer = reports_of(request)
+    assert rule.ap.mean == pytest.approx(34) and rule.ap50.mean == pytest.approx(54)
+    assert rule.delta.signed() == "+2.00 ± 2.48" and rule.delta.method.startswith("paired")
+    assert longer.states == "seed 0: not run; seed 1: not run; seed 2: not run" and longer.delta is None
+    text = (request.folder / "report.md").read_text()
+    assert "| plain | 6 | 49.2 (the zoo) | 11.00 / 32.00 / 53.00 | 32.00 ± 52.17 |" in text
+    assert "| rule | 6 | not in our facts | 12.00 / 34.00 / 56.00 |" in text
+    assert "+2.00 ± 2.48 vs plain (paired t, 3 seeds) | 0:01:00 / 0:01:00 / 0:01:00 |" in text  # 20 x 1 s + 10 x 4 s
+    assert "published AP, COCO" in text and "cannot be compared" in text and "commit c0ffee" in text
+    assert f"--config-file {ROOT / CONFIG} --resume model.noise=0 dataloader.root=data train.max_iter=6 " in text
+    written = json.loads((request.folder / "report.json").read_text())
+    assert [row["finished"] for row in written["rows"]] == [True, True, False]
+    assert written["rows"][1]["delta"]["half_width"] == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert request.runs(ROWS[2])[0].settings["train.max_iter"] == "12"  # 12 of the config x 24 / 12 epochs x 0.5
+
+
+def test_runs_with_other_settings_do_not_count():
+    finish(Request("x", DATA["shapes"], Path("data"), Path("out"), scale=0.5), 0, [11.0])
+    request = Request("x", DATA["shapes"], Path("data"), Path("out"))
+    finish(request, 1, [12.0])
+    plain, rule, _ = reports_of(request)
+    assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.states
+    assert rule.ap.mean == 12 and rule.ap.half_width is None and rule.delta is None
+
+
+def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
+    assert tool("--rows", "plain", "rule", "model.accident=input") == 1
+    out, err = capfd.readouterr()
+    assert (
+        "error: plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew"
+        in err.splitlines()
+    )
+    assert "[2/2] rule, seed 0: starting" in out
+    text = Path("out/shapes/report.md").read_text()
+    assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew" in text
+    assert "| rule | 12 | not in our facts | 40.00 | 40.00 | 60.00 |" in text
+    # nothing of `plain` would be lost: other settings are no reason to refuse, unlike those of `rule`
+    assert tool("--rows", "plain", "--seeds", "2") == 0
+    assert "[1/2] plain, seed 0: starting" in capfd.readouterr().out
+    assert record("plain")["error"] == "" and json.loads(Path("out/shapes/report.json").read_text())["seeds"] == 2
+    assert tool("--rows", "rule") == 2
+    assert capfd.readouterr().err.startswith(
+        "error: out/shapes/rule/seed0: holds a run with other settings: model.accident=input (asked: unset); "
+    )
+
+
+def test_ctrl_c_lets_the_training_save_and_the_same_command_goes_on(tool, capfd):
+    assert tool("--rows", "plain", "rule", "model.accident=SIGINT") == 130
+    out, err = capfd.readouterr()
+    assert "stopped; go on with: " in err and err.rstrip().endswith("model.accident=SIGINT")
+    assert "rule, seed 0: starting" not in out
+    assert "seed 0: stopped (4 of 12 iterations are saved)" in Path("out/shapes/report.md").read_text()
+    Path("out/shapes/rule/seed0").mkdir(parents=True)
+    Path("out/shapes/rule/seed0/last_checkpoint").write_text("model_0000003.pth")  # by another tool
+    assert tool("--rows", "plain", "rule", "model.accident=SIGINT") == 2
+    assert "rule/seed0: holds a run with other settings: no run.json" in capfd.readouterr().err
+    assert tool("--rows", "plain", "model.accident=SIGINT") == 0
+    assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
+    assert len(record("plain")["starts"]) == 2
+    # killed in the final evaluation: all iterations are saved, and it is not finished
+    Path("out/shapes/plain/seed0/results.json").unlink()
+    assert tool("--rows", "plain", "model.accident=SIGINT") == 0
+    assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
+
+
+def test_two_tools_do_not_train_in_one_folder(tool, capfd):
+    folder = Path("out/shapes/plain/seed0")
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert tool("--rows", "plain", "rule") == 1
+    assert f"error: {folder}: another process is at work there" in capfd.readouterr().err
+    assert not (folder / "run.json").exists() and Path("out/shapes/rule/seed0/results.json").exists()
+    assert tool("--rows", "plain") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "plan"], "--rows plan: the table has no such row. Did you mean plain?"),
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--epochs-scale", "nan"], "--epochs-scale nan: expected a number above 0, or small"),
+        (["--epochs-scale", "tiny"], "--epochs-scale tiny: expected a number above 0, or small"),
+        (["--data", "coco", "--root", "absent"], "--root absent: has no annotations/instances_train2017.json"),
+        (["model.nois=1"], "model.nois=1: no such key"),
+        (["train.log_period=0"], "train.log_period=0: expected"),
+        (["train.seed=3"], "train.seed=3: given by --output, --root and --seeds here"),
+        (["plain"], "plain: expected key=value; rows are named by --rows plain"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(tool, capfd, arguments, message):
+    assert tool(*arguments) == 2
+    assert capfd.readouterr().err.startswith(f"error: {message}")
+    assert not Path("out").exists()
+
+
+def test_a_real_run_ends_up_in_the_report_and_is_not_repeated(capfd):
+    arguments = ["--table", "x", "--rows", "rule", "--root", "data", "--output", "out", "train.device=cpu"]
+    counts = ["--train", "8", "--val", "4", "--size", "96", "--workers", "1"]
+    assert write_shapes(["--output", "data", *counts]) == 0
+    assert reproduce.main([*arguments, "train.max_iter=2", "train.log_period=1"]) == 0
+    assert "skipped" not in capfd.readouterr().out
+    row = json.loads(Path("out/shapes/report.json").read_text())["rows"][1]
+    results = json.loads(Path("out/shapes/rule/seed0/results.json").read_text())
+    assert row["ap"]["mean"] == results["bbox"]["AP"] and row["runs"][0]["training_seconds"] > 0
+    assert reproduce.main([*arguments, "train.max_iter=2", "train.log_period=1"]) == 0
+    assert "[1/1] rule, seed 0: finished, skipped" in capfd.readouterr().out
+    assert len(record("rule")["starts"]) == 1
+    assert reproduce.main([*arguments, "--dry-run", "train.max_iter=2", "train.log_period=1"]) == 0
+    assert capfd.readouterr().out.startswith("# finished: ")
+
+
+def test_dry_run_prints_commands_to_paste(tmp_path):
+    command = [sys.executable, str(ROOT / "tools/reproduce.py"), "--table", "5", "--epochs-scale", "0.25"]
+    more = ["--dry-run", "--seeds", "2", "--num-gpus", "2", "--output", "with space", "train.device=cpu"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    write, *trainings = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert write[1:5] == ["-m", "detrkit.data.shapes", "--output", "datasets/shapes_easy"]
+    assert [line[-1] for line in trainings] == [
+        f"train.output_dir=with space/shapes/dino_swin_base_12ep{variant}/seed{seed}"
+        for seed in (0, 1)
+        for variant in ("", "_csla")
+    ]
+    for line in trainings:
+        assert Path(line[1]).is_file() and Path(line[line.index("--config-file") + 1]).is_file()
+        assert {"--resume", "train.device=cpu", "dataloader.root=datasets/shapes_easy", "train.eval_period=0"} <= {
+            *line
+        }
+        assert line[line.index("--num-gpus") + 1] == "2"
+    assert not list(tmp_path.iterdir())
