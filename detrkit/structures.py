@@ -194,6 +194,7 @@ class QueryGroup(_Movable):
     (denoising); None asks for matching.  copies: how many queries each object has in this group by design; the
     losses are divided by objects * copies.  block: queries that see each other, where a group is divided (0 = all).
     repeats: how many queries each object is matched with, where matches are not known; the objects count so often.
+    Several numbers are those of the stages, the last one for all later stages (hybrid layer matching).
     class_agnostic: every object counts as class 0, for the class loss and for matching.
     """
 
@@ -203,7 +204,7 @@ class QueryGroup(_Movable):
     matches: Tensor | None = None
     copies: int = 1
     block: int = 0
-    repeats: int = 1
+    repeats: int | tuple[int, ...] = 1
     class_agnostic: bool = False
 
 

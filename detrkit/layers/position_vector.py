@@ -11,9 +11,12 @@ from detrkit.layers.position import sine_embedding
 
 
 def to_position_vectors(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Normalised cxcywh [B, N, 4] of images of (width, height) [B, 2] pixels -> (x, y, z, r) [B, N, 4]."""
+    """Normalised cxcywh [B, N, 4] of images of (width, height) [B, 2] pixels -> (x, y, z, r) [B, N, 4].
+
+    A side of no length has the least length that its dtype knows, so that its logarithm is a number.
+    """
     extent = image_sizes[:, None]
-    centre, size = boxes[..., :2] * extent, boxes[..., 2:] * extent
+    centre, size = boxes[..., :2] * extent, (boxes[..., 2:] * extent).clamp(min=torch.finfo(boxes.dtype).tiny)
     width, height = size.log2().unbind(-1)
     return torch.cat([centre, torch.stack([(width + height) / 2, height - width], dim=-1)], dim=-1)
 

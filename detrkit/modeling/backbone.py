@@ -1,6 +1,6 @@
 """Any timm network as a backbone: normalised pixels in, feature maps by stride out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import timm
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from detrkit.errors import InputError
+from detrkit.layers.deform_conv import ModulatedDeformConv2d
 
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 _STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
 _SWIN_NAMES = ("swin_", "swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large")
 # timm fits windows, shifts and the mask to the pretraining's image size: these keep them whole on images of any size
@@ -22,7 +24,9 @@ class TimmBackbone(nn.Module):
     strides: which maps to return, by their reduction.  frozen_norm: batch norms as constants (FrozenBN), as COCO
     recipes of two images a GPU need.  frozen_stages: 0 trains all, 1 freezes the stem, 2 also the first stage, ...
     (detectron2's freeze_at).  output_norm: a trained LayerNorm over the channels of each map, as detection adds to
-    Swin, whose stages end without one.  options: further keywords for `timm.create_model`.  A Swin takes any size.
+    Swin, whose stages end without one.  edits: applied to the timm model one after the other before anything is
+    frozen (`FixedStatistics`, `DeformableStages`).  options: further keywords for `timm.create_model`.  A Swin takes
+    any size.
     Raises InputError for an unknown model or a stride that it does not have.
     """
 
@@ -35,8 +39,7 @@ class TimmBackbone(nn.Module):
         frozen_norm: bool = True,
         frozen_stages: int = 1,
         output_norm: bool = False,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        edits: Sequence[Callable[[nn.Module], nn.Module]] = (),
         options: dict | None = None,
     ) -> None:
         super().__init__()
@@ -46,8 +49,10 @@ class TimmBackbone(nn.Module):
         self.channels_last = self.body.output_fmt == "NHWC"
         self.patch_size = _patch_size(self.body)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if output_norm else None
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        for edit in edits:
+            self.body = edit(self.body)
         if frozen_norm:
             self.body = freeze_batch_norm_2d(self.body)
         freeze_stages(self.body, frozen_stages)
@@ -95,6 +100,72 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     # the deepest map of a stride: a dilated last stage (output_stride=16) has the stride of the one before
     indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+
+
+class FixedStatistics:
+    """An edit: batch norms keep their statistics in training too, scale and shift are trained (mmdet's norm_eval).
+
+    Raises InputError where the network has no batch norm of torch's own class.
+    """
+
+    def __call__(self, body: nn.Module) -> nn.Module:
+        norms = [
+            (parent, name, child)
+            for parent in body.modules()
+            for name, child in parent.named_children()
+            if type(child) is nn.BatchNorm2d
+        ]
+        if not norms:
+            raise InputError(f"FixedStatistics: {type(body).__name__} has no nn.BatchNorm2d; leave the edit out")
+        for parent, name, norm in norms:
+            setattr(parent, name, FixedBatchNorm2d.like(norm))
+        return body
+
+
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that is always in evaluation mode."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+        """The same norm: it takes over parameters and statistics."""
+        with norm.weight.device:
+            fixed = cls(norm.num_features, eps=norm.eps)
+        fixed.load_state_dict(norm.state_dict(), assign=True)
+        return fixed.eval()
+
+    def train(self, mode: bool = True) -> nn.BatchNorm2d:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+class DeformableStages:
+    """An edit: the 3x3 convolutions of some stages become modulated deformable ones (mmdet's DCN in c3-c5).
+
+    stages: 1 is the first behind the stem. The body's parameters keep their names. Raises InputError where a stage has
+    no such convolution.
+    """
+
+    def __init__(self, stages: Sequence[int] = (2, 3, 4)) -> None:
+        self.stages = tuple(stages)
+
+    def __call__(self, body: nn.Module) -> nn.Module:
+        found = [child for name, child in body.named_children() if name.startswith(_STAGE_NAMES)]
+        for stage in self.stages:
+            parents = list(found[stage - 1].modules()) if 1 <= stage <= len(found) else []
+            convolutions = [
+                (parent, name, child)
+                for parent in parents
+                for name, child in parent.named_children()
+                if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3)
+            ]
+            if not convolutions:
+                raise InputError(
+                    f"DeformableStages stages={list(self.stages)}: stage {stage} of {type(body).__name__} has no 3x3 "
+                    f"convolution; it has {len(found)} stages"
+                )
+            for parent, name, convolution in convolutions:
+                setattr(parent, name, ModulatedDeformConv2d.like(convolution))
+        return body
 
 
 def freeze_stages(body: nn.Module, count: int) -> None:

@@ -10,6 +10,7 @@ from detrkit.layers.boxes import BoxDistance
 from detrkit.modeling.labels import OwnStageLabels
 from detrkit.modeling.losses import FocalClassLoss, box_losses
 from detrkit.modeling.matching import HungarianMatcher
+from detrkit.modeling.stages import of_stage
 from detrkit.structures import GroupOutputs, PaddedTargets, QueryGroup
 
 
@@ -26,9 +27,17 @@ class ObjectCount:
     """DETR's normaliser: the objects of a batch, at least 1, for class and box losses alike."""
 
     def __call__(
-        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor, repeats: int = 1
+        self,
+        targets: PaddedTargets,
+        *,
+        labels: Tensor,
+        matches: Tensor,
+        box_matches: Tensor,
+        repeats: int | tuple[int, ...] = 1,
     ) -> tuple[Tensor, Tensor]:
-        """Divisors of class and box losses, each [] (mean over ranks); an object counts `repeats` times."""
+        """Divisors of class and box losses, each [] or [S] (mean over ranks); an object counts `repeats` times."""
+        if not isinstance(repeats, int):
+            repeats = targets.boxes.new_tensor([of_stage(repeats, stage) for stage in range(len(matches))])
         count = mean_over_ranks(targets.valid.sum().to(targets.boxes.dtype) * repeats).clamp(min=1)
         return count, count
 
@@ -40,7 +49,13 @@ class LabelCount:
     """
 
     def __call__(
-        self, targets: PaddedTargets, *, labels: Tensor, matches: Tensor, box_matches: Tensor, repeats: int = 1
+        self,
+        targets: PaddedTargets,
+        *,
+        labels: Tensor,
+        matches: Tensor,
+        box_matches: Tensor,
+        repeats: int | tuple[int, ...] = 1,
     ) -> tuple[Tensor, Tensor]:
         """labels: bool [S, B, N, K]; matches, box_matches: int64 [S, B, N]. Two divisors [S], means over ranks.
 

@@ -5,50 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.layers.boxes import BoxDistance
+from detrkit.layers.focal import sigmoid_focal_loss
 from detrkit.structures import PaddedTargets
-
-
-class _FocalSum(torch.autograd.Function):
-    """Sum of the sigmoid focal loss over all but the first axis, its gradient computed on the way.
-
-    With z = x for positives and -x for negatives, q = sigmoid(z) is the probability of what is true. An element of
-    class weight w costs -w (1 - q)^g log(q), and its slope against -z is w (1 - q)^g (1 - q - g q log(q)). One tensor
-    is saved instead of the half dozen that autograd keeps, and `log` of a sigmoid is four times quicker than
-    softplus on CPU; that q near 1 is rounded changes terms that (1 - q)^g has made vanish. No double backward.
-
-    What costs is memory that is touched for the first time, so three tensors are made and then reused in place.
-    """
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-        # bytes convert to floats three times quicker than bools do
-        sign = labels.view(torch.uint8).to(logits.dtype).mul_(2).sub_(1)
-        right = (logits * sign).sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
-        wrong = 1 - right
-        log_right = right.log_()
-        # the class weight with its sign, alpha for positives and alpha - 1 for negatives, is linear in the sign
-        weight = sign.mul_(0.5).add_(alpha - 0.5) if alpha >= 0 else sign
-        weight = weight.mul_(wrong).mul_(wrong) if gamma == 2 else weight.mul_(wrong**gamma)
-        if ctx.needs_input_grad[0]:
-            # 1 - q - g q log(q), in terms of 1 - q
-            slope = wrong.addcmul_(wrong, log_right, value=gamma).sub_(log_right, alpha=gamma).mul_(weight)
-            ctx.save_for_backward(slope)
-        return log_right.mul_(weight).abs_().flatten(1).sum(-1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return slope * -grad_total.view(-1, *[1] * (slope.dim() - 1)), None, None, None
-
-
-def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss (RetinaNet, eq. 5) of multi-hot labels, summed over all but the first axis.
-
-    logits: [S, ...].  labels: bool [S, ...].  alpha: weight of positives (negatives: 1 - alpha), or -1 for none.
-    Returns [S].
-    """
-    return _FocalSum.apply(logits, labels, alpha, gamma)
 
 
 class FocalClassLoss:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detrkit.errors import NonFiniteError
 from detrkit.layers.boxes import BoxDistance
+from detrkit.modeling.stages import of_stage
 from detrkit.structures import PaddedTargets, StageOutputs
 
 
@@ -81,14 +82,14 @@ class HungarianMatcher:
         predictions: Sequence[StageOutputs],
         targets: PaddedTargets | Sequence[PaddedTargets],
         *,
-        repeats: Sequence[int] | None = None,
+        repeats: Sequence[int | tuple[int, ...]] | None = None,
     ) -> list[Tensor]:
         """Match several sets of stages at once; returns int64 [S, B, N] for each, the object's index or -1.
 
         targets: the objects of all sets, or one PaddedTargets a set.  repeats: how often each set's objects are to be
-        matched (H-DETR: each object with k queries), once by default. Every object of an image is matched so often a
-        stage where there are enough queries. Raises NonFiniteError (a ValueError) naming the stage and the image where
-        a cost is NaN or infinite.
+        matched (H-DETR: each object with k queries), a number or one for each stage; once by default. Every object of
+        an image is matched so often a stage where there are enough queries. Raises NonFiniteError (a ValueError)
+        naming the stage and the image where a cost is NaN or infinite.
         """
         objects_of = [targets] * len(predictions) if isinstance(targets, PaddedTargets) else targets
         if not predictions:
@@ -128,11 +129,17 @@ def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, 
 
 
 def solve_assignment(
-    costs: np.ndarray, counts: Sequence[int], *, out: np.ndarray, first_image: int = 0, repeats: int = 1
+    costs: np.ndarray,
+    counts: Sequence[int],
+    *,
+    out: np.ndarray,
+    first_image: int = 0,
+    repeats: int | Sequence[int] = 1,
 ) -> None:
     """Optimal assignment of each stage and image. costs: float64 [S, B, T, N]; out: int64 [S, B, N], written.
 
-    counts: real objects of each image; the rest of T is padding.  repeats: queries that each object is to get.
+    counts: real objects of each image; the rest of T is padding.  repeats: queries that each object is to get, a number
+    or one for each stage.
     Raises NonFiniteError for a NaN or an infinity.
     """
     finite = np.isfinite(costs).all()  # at once: the usual answer is yes, and a call costs more than a small stage
@@ -144,5 +151,6 @@ def solve_assignment(
                     f"the matching cost of stage {stage}, image {first_image + image} of the batch is not finite:"
                     " its predicted logits or boxes, or its targets, hold a NaN or an infinity"
                 )
-            objects, queries = linear_sum_assignment(cost if repeats == 1 else np.tile(cost, (repeats, 1)))
-            out[stage, image, queries] = objects if repeats == 1 else objects % max(count, 1)
+            times = of_stage(repeats, stage)
+            objects, queries = linear_sum_assignment(cost if times == 1 else np.tile(cost, (times, 1)))
+            out[stage, image, queries] = objects if times == 1 else objects % max(count, 1)

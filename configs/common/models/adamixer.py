@@ -6,7 +6,7 @@ A project adds `model.decoder.layer.sampler` and `.mixing`, and what its supervi
 from detrkit.config import LazyCall as L
 from detrkit.layers.boxes import BoxDistance
 from detrkit.layers.mlp import FFN
-from detrkit.modeling.backbone import TimmBackbone
+from detrkit.modeling.backbone import FixedStatistics, TimmBackbone
 from detrkit.modeling.box_queries import BoxQueries
 from detrkit.modeling.criterion import LabelCount, SetCriterion
 from detrkit.modeling.detector import Detector
@@ -23,7 +23,12 @@ model = L(Detector)(
     num_classes=80,
     embed_dim=256,
     backbone=L(TimmBackbone)(
-        name="resnet50.tv_in1k", strides=[4, 8, 16, 32], pretrained=True, frozen_norm=True, frozen_stages=2
+        name="resnet50.tv_in1k",
+        strides=[4, 8, 16, 32],
+        pretrained=True,
+        frozen_norm=False,
+        frozen_stages=2,
+        edits=[L(FixedStatistics)()],
     ),
     neck=L(SharedNormMapper)(in_channels=[256, 512, 1024, 2048], out_channels="${..embed_dim}", groups=32),
     encoder=L(NoEncoder)(),
@@ -54,5 +59,5 @@ model = L(Detector)(
         box_distance=box_distance,
         normalizer=L(LabelCount)(),
     ),
-    postprocess=L(TopK)(num_select="${..queries.num_queries}", clip=False),
+    postprocess=L(TopK)(num_select="${..queries.num_queries}", clip=False, nms_threshold=None),
 )

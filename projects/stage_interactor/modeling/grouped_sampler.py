@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.layers.sampling import sample_pyramid
-from detrkit.modeling.point_sampler import offset_points, scale_centres, uniform_places
+from detrkit.modeling.point_sampler import (
+    FreeOffsets,
+    PointSampler,
+    offset_points,
+    scale_centres,
+    uniform_places,
+)
 from detrkit.modeling.stages import of_stage
 from detrkit.structures import Memory
 
@@ -80,3 +86,29 @@ def first_details(num_details: int) -> Tensor:
 def _level(places: Tensor) -> Tensor:
     """[..., 2] -> [..., 3] without an offset in z."""
     return torch.cat([places, torch.zeros_like(places[..., :1])], dim=-1)
+
+
+def ungrouped_sampler(
+    embed_dim: int = 256,
+    *,
+    num_groups: int = 4,
+    num_anchors: int | Sequence[int] = (8, 4),
+    num_details: int | Sequence[int] = 8,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    grouped_start: bool = True,
+    stage: int = 0,
+) -> PointSampler:
+    """A sampler with as many points, each with offsets of its own (Table 17): in GroupedSampler's place.
+
+    grouped_start: begin as if anchors and details were there ("group init."); else anywhere in the box ("vanilla").
+    """
+    details = of_stage(num_details, stage)
+    return PointSampler(
+        embed_dim,
+        num_groups=num_groups,
+        num_points=of_stage(num_anchors, stage) * details,
+        strides=strides,
+        finest_scale=3.0,
+        offsets=GroupedOffsets(num_details=details) if grouped_start else FreeOffsets(scale=0.0),
+        stage=stage,
+    )

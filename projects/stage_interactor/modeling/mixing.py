@@ -28,13 +28,13 @@ class CascadeMixing(nn.Module):
         self,
         embed_dim: int = 256,
         *,
-        num_groups: int = 4,
         num_anchors: int | Sequence[int] = (8, 4),
         num_details: int | Sequence[int] = 8,
-        num_outputs: int = 128,
+        num_groups: int = 4,
         reuse: FilterReuse,
         static=None,
         blend=None,
+        num_outputs: int = 128,
         stage: int = 0,
     ) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class CascadeMixing(nn.Module):
         self.grid = of_stage(num_anchors, stage), of_stage(num_details, stage)
         self.reuse, self.static, self.blend, self.stage = reuse, static, blend, stage
         self.num_reused, self.num_spatial = reuse.num_channel_filters(stage), reuse.num_spatial_filters(stage)
-        for earlier in range(reuse.first_stage - 1, stage if stage >= reuse.first_stage else 0):
+        for earlier in range(stage - min(self.num_spatial, reuse.available(stage)), stage):
             _check_grids(self.grid, (of_stage(num_anchors, earlier), of_stage(num_details, earlier)), stage)
         points = self.grid[0] * self.grid[1]
         self.fresh_rows = num_outputs // (self.num_spatial + 1)
@@ -151,6 +151,6 @@ def _check_grids(own: tuple[int, int], earlier: tuple[int, int], stage: int) -> 
     """A filter over P points serves a stage with fewer anchors of as many details: its first anchors are used."""
     if earlier[0] < own[0] or earlier[1] != own[1]:
         raise ValueError(
-            f"stage {stage} samples {own[0]} anchors x {own[1]} details but reuses filters of {earlier[0]} x "
-            f"{earlier[1]}: num_anchors may not grow and num_details not change from reuse.first_stage - 1 on"
+            f"stage {stage} samples {own[0]} anchors x {own[1]} details but reuses filters over {earlier[0]} x "
+            f"{earlier[1]} points: num_anchors may not grow and num_details not change from reuse.first_stage - 1 on"
         )

@@ -87,3 +87,17 @@ def test_one_copy_to_the_host_serves_groups_with_targets_of_their_own(transfers)
     transfers.clear()
     criterion().match([branch(13, 3), proposals], targets)
     assert transfers == ["cpu"]
+
+
+def test_stages_may_repeat_the_objects_differently():
+    """Hybrid layer matching: one-to-many at early stages, one-to-one at the last (StageInteractor, Table 1)."""
+    targets = PaddedTargets.of(objects_of(3, 1, dtype=torch.float64))
+    group = QueryGroup("matching", 13, repeats=(4, 1))
+    predicted = GroupOutputs(group, predictions(3, 2, 13, dtype=torch.float64))
+    (matches,) = criterion().match([predicted], targets)
+    assert (matches >= 0).sum(-1).tolist() == [[12, 4], [3, 1], [3, 1]]
+    hybrid = criterion()([predicted], targets)
+    for repeats, stage in ((4, "_0"), (1, "_1"), (1, "")):
+        alone = criterion()([GroupOutputs(QueryGroup("matching", 13, repeats=repeats), predicted.outputs)], targets)
+        for kind in WEIGHTS:
+            torch.testing.assert_close(hybrid[kind + stage], alone[kind + stage])

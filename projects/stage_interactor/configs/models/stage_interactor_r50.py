@@ -8,7 +8,13 @@ from projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSp
 from projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
 from projects.stage_interactor.modeling.mixing import CascadeMixing
 
-model = with_csla(get_config("common/models/adamixer.py").model)
+model = with_csla(
+    get_config("common/models/adamixer.py").model,
+    iou_threshold=0.5,  # Table 14
+    look_back=1,  # Table 13: the window [i - 1, L]
+    look_ahead=None,
+    plain_last_stages=0,
+)
 
 model.decoder.moves = L(SideMoves)()
 model.decoder.layer.attention.zero_output_bias = True

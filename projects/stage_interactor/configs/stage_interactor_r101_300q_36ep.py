@@ -1,0 +1,6 @@
+"""StageInteractor with a ResNet-101, 300 queries, 36 epochs (49.9 AP in the paper)."""
+
+from .stage_interactor_r50_300q_36ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.name = "resnet101.tv_in1k"
+train.output_dir = "./output/stage_interactor_r101_300q_36ep"

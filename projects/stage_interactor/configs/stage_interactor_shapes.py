@@ -1,0 +1,12 @@
+"""A small StageInteractor on the generated dataset: it trains on two CPU cores in minutes."""
+
+from detrkit.config import get_config
+
+from .models.stage_interactor_shapes import model
+
+dataloader = get_config("common/shapes.py").dataloader
+optimizer = get_config("common/shapes.py").optimizer
+train = get_config("common/shapes.py").train
+lr_multiplier = get_config("common/shapes.py").lr_multiplier
+
+train.output_dir = "./output/stage_interactor_shapes"

@@ -1,0 +1,12 @@
+"""StageInteractor with a Swin-S of ImageNet-1k, 300 queries, 36 epochs (52.7 AP in the paper)."""
+
+from detrkit.config import get_config
+
+from .stage_interactor_r50_300q_36ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/recipes/mixer.py").lr_multiplier_36ep_swin
+
+model.backbone.update(get_config("common/recipes/mixer.py").swin)
+model.neck.in_channels = [96, 192, 384, 768]
+optimizer.params.update(get_config("common/recipes/mixer.py").swin_decay)
+train.output_dir = "./output/stage_interactor_swin_small_300q_36ep"
