@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,14 @@ def tiny_dino(**parts: Any) -> Detector:
 class LocalBackbone(nn.Module):
     """Stands in for a backbone whose features see nothing of the padding: mean colours of the cells, by stride."""
 
-    def __init__(self) -> None:
+    def __init__(self, strides: Sequence[int] = (8, 16, 32)) -> None:
         super().__init__()
+        self.strides = tuple(strides)
         self.register_buffer("middle", torch.tensor(127.5))
 
     def forward(self, pixels: Tensor, mask: Tensor) -> list[Tensor]:
         shade = (pixels.to(self.middle.dtype) / self.middle - 1).masked_fill(mask[:, None], 0)
-        return [nn.functional.avg_pool2d(shade, stride) for stride in (8, 16, 32)]
+        return [nn.functional.avg_pool2d(shade, stride) for stride in self.strides]
 
 
 class NoPositions(nn.Module):

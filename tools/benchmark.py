@@ -21,7 +21,7 @@ from benchmarks.measure import Comparison, Setting, machine, print_table
 
 import detrkit  # noqa: F401  (before torchvision: see detrkit.torchvision_on_cpu)
 
-NAMES = ("criterion", "csla", "matching", "focal", "attention", "evaluation", "loader")
+NAMES = ("criterion", "csla", "matching", "focal", "attention", "stage_interactor", "evaluation", "loader")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -112,7 +112,7 @@ def _columns(
     rows = grids[0][:, None, :, None].expand(-1, kernel_size, -1, offsets.shape[3])
     columns = grids[1][None, :, None, :].expand(kernel_size, -1, offsets.shape[2], -1)
     fixed = torch.stack([rows, columns], dim=2).flatten(0, 1)  # [k k, 2, H', W']
-    places = (fixed + offsets.unflatten(1, (taps, 2))).permute(0, 1, 3, 4, 2)  # (x, y)
+    places = (fixed + offsets.unflatten(1, (taps, 2))).flip(2).permute(0, 1, 3, 4, 2)  # (x, y)
     extent = features.new_tensor([size[1], size[0]])
     sampled = deformable_sampling(
         features.flatten(2).transpose(1, 2)[:, :, None],

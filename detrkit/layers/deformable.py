@@ -26,8 +26,8 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     batch, tokens, heads, width = values.shape
     num_queries, num_points = locations.shape[1], locations.shape[-2]
     sizes = levels.sizes.to(locations.dtype).repeat_interleave(num_points, dim=0)  # [L * P, 2]
-    column, share_x = _corners(locations[..., 0].flatten(-2), sizes[:, 0])
-    row, share_y = _corners(locations[..., 1].flatten(-2), sizes[:, 1])
+    column, share_x = corner_cells(locations[..., 0].flatten(-2), sizes[:, 0])
+    row, share_y = corner_cells(locations[..., 1].flatten(-2), sizes[:, 1])
 
     # where a value's row lies among all images' tokens and heads: ((image * M + token) * H + head)
     row_step = levels.sizes[:, 0].to(torch.int32).repeat_interleave(num_points) * heads
@@ -49,18 +49,18 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     return bags.view(batch, num_queries, heads * width)
 
 
-def _corners(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two pixels beside each point along one axis, [..., Q] in [0, 1], of a map of `size` [Q] pixels.
+def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two cells beside each point along one axis, [..., Q] in [0, 1], of maps of `size` cells (broadcast).
 
-    Returns int32 [..., 2, Q], their indices (of the nearest pixel inside, where there is none), and [..., 2, Q], what
-    share of the sample each has (0 where there is no pixel). The points stay on the last axis: long rows are quick.
+    Returns int32 [..., 2, Q], their indices (of the nearest cell inside, where there is none), and [..., 2, Q], what
+    share of the sample each has (0 where there is no cell). The points stay on the last axis: long rows are quick.
     """
     position = coordinates * size - 0.5
     low = position.detach().floor()
     upper_share = position - low
-    pixel = torch.stack([low, low + 1], dim=-2)
-    inside = torch.minimum(pixel.clamp(min=0), size - 1)
-    share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != pixel, 0)
+    cell = torch.stack([low, low + 1], dim=-2)
+    inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
+    share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
     # 2**31 rows of values would be 256 GB; a NaN must not become an index (its share stays NaN through `weights`)
     return inside.nan_to_num(0).to(torch.int32), share
 

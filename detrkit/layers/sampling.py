@@ -1,10 +1,17 @@
-"""Sampling a feature pyramid in three dimensions: place and scale (AdaMixer, CVPR 2022, section 3.2)."""
+"""Sampling a feature pyramid in three dimensions: place and scale (AdaMixer, CVPR 2022, section 3.2).
+
+As in `deformable.py` one `embedding_bag` reads the tokens in their own layout. Here each point is a bag of its own, of
+four corners on each level, and what is computed per point has all points on the last axis: that is what makes it quick
+(`tools/benchmark.py stage_interactor`).
+"""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from detrkit.layers.deformable import deformable_sampling
+from detrkit.layers.deformable import corner_cells
 from detrkit.structures import Memory
 
 
@@ -22,15 +29,31 @@ def sample_pyramid(
     level.  centres: the z at which each level counts most.  Returns [B, N, G, P, C / G]: group g reads its own slice
     of the channels. All levels and corners of a point are gathered, weighted and summed in one pass.
     """
-    batch, queries, groups, num_points, _ = points.shape
-    pixels = memory.levels.sizes.to(points.dtype) * points.new_tensor(strides)[:, None]  # [L, 2]
-    points = points.transpose(2, 3)  # the sampling core has heads inside, points outside: [B, N, P, G, 3]
-    weights = level_weights(points[..., 2], points.new_tensor(centres), temperature=temperature)
-    places = points[..., None, :2] / pixels  # [B, N, P, G, L, 2]
-    sampled = deformable_sampling(
-        memory.tokens.unflatten(-1, (groups, -1)),
-        memory.levels,
-        locations=places.flatten(1, 2).unsqueeze(-2),
-        weights=weights.flatten(1, 2).unsqueeze(-1),
+    shape = points.shape[:-1]
+    batch, _, groups, _ = shape
+    tokens, width = memory.tokens.shape[1], memory.tokens.shape[2] // groups
+    x, y, z = points.reshape(-1, 3).t().contiguous()  # each [Q], Q = B * N * G * P
+    sizes = memory.levels.sizes.to(points.dtype)[..., None]  # [L, 2, 1]
+    extent = sizes * points.new_tensor(strides)[:, None, None]
+    column, share_x = corner_cells(x / extent[:, 0], sizes[:, 0])  # [L, 2, Q]
+    row, share_y = corner_cells(y / extent[:, 1], sizes[:, 1])
+
+    # where a value's row lies among all images' tokens and groups: ((image * M + token) * G + group)
+    image = torch.arange(batch, dtype=torch.int32, device=points.device).view(batch, 1, 1, 1) * (tokens * groups)
+    group = torch.arange(groups, dtype=torch.int32, device=points.device).view(groups, 1)
+    first = memory.levels.starts.to(torch.int32)[:, None] * groups + (image + group).expand(shape).flatten()
+    column = column.mul_(groups).add_(first[:, None])
+    row = row.mul_(memory.levels.sizes[:, :1, None].to(torch.int32) * groups)
+    weights = share_y * level_weights(z, points.new_tensor(centres), temperature=temperature).t()[:, None]
+    bags = F.embedding_bag(
+        _by_point(row[:, :, None] + column[:, None]),
+        memory.tokens.reshape(-1, width),
+        per_sample_weights=_by_point(weights[:, :, None] * share_x[:, None]).to(memory.tokens.dtype),
+        mode="sum",
     )
-    return sampled.view(batch, queries, num_points, groups, -1).transpose(2, 3)
+    return bags.view(*shape, width)
+
+
+def _by_point(corners: Tensor) -> Tensor:
+    """[L, 2, 2, Q] -> [Q, 4 * L]."""
+    return corners.flatten(0, 2).t().contiguous()

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import torch
 
-from tests.golden import csla_kind, dab_detr_kind, deformable_detr_kind, dino_kind, layers_kind
+from tests.golden import (
+    csla_kind,
+    dab_detr_kind,
+    deformable_detr_kind,
+    dino_kind,
+    layers_kind,
+    mixer_init_kind,
+    mixer_kind,
+    mixer_parts_kind,
+)
 from tests.golden.folder import GoldenFolder, Row
 
 KINDS = {
@@ -24,6 +33,10 @@ KINDS = {
     "h_deformable_detr": deformable_detr_kind.compare_h_detr,
     "layers": layers_kind.compare,
     "csla": csla_kind.compare,
+    "adamixer": mixer_kind.compare_adamixer,
+    "stageinteractor": mixer_kind.compare_stage_interactor,
+    "init_stats_mixers": mixer_init_kind.compare,
+    **dict.fromkeys(mixer_parts_kind.CHECKS, mixer_parts_kind.compare),
 }
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.golden.recipe import Recipe
+
 OUTPUT_TOLERANCE = 1e-9
 GRADIENT_TOLERANCE = 1e-7
 ROUNDING = 1e-12
@@ -104,7 +106,7 @@ class GoldenFolder:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The reference's state dict, in float64; empty where the folder has none."""
-        return self._read("weights.safetensors") if (self.path / "weights.safetensors").exists() else {}
+        return self._read("weights")
 
     @property
     def cases(self) -> list[str]:
@@ -113,12 +115,21 @@ class GoldenFolder:
 
     def inputs(self, case: str = "") -> dict[str, Tensor]:
         """A case's inputs, floating point in float64."""
-        return self._read(f"inputs{case}.safetensors")
+        return self._read(f"inputs{case}")
 
     def expected(self, case: str = "") -> dict[str, Tensor]:
         """What the reference gave."""
-        return self._read(f"expected{case}.safetensors")
+        return self._read(f"expected{case}")
 
-    def _read(self, name: str) -> dict[str, Tensor]:
-        tensors = load_file(self.path / name)
-        return {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
+    def _read(self, file: str) -> dict[str, Tensor]:
+        tensors = read_tensors(self.path)
+        mine = {key.removeprefix(f"{file}/"): value for key, value in tensors.items() if key.startswith(f"{file}/")}
+        return {key: value.double() if value.is_floating_point() else value for key, value in mine.items()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a folder as `<file>/<name>`; those that the copies do not store are restored."""
+    stored = {
+        f"{file.stem}/{name}": value for file in path.glob("*.safetensors") for name, value in load_file(file).items()
+    }
+    return Recipe.of(path).restore(stored)

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.golden import __main__ as command
+from tests.golden.folder import GoldenFolder
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+BUDGET = 15e6  # bytes, of all projects together
 
 
 def run_command(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -32,14 +34,21 @@ def perturbed_copy(name: str, to: Path, *, tensor: str, by: float) -> Path:
 
 
 def test_the_copies_cover_every_kind():
-    assert {command.kind_of(DATA / name) for name in FOLDERS} == set(command.KINDS)
+    assert {command.kind_of(DATA / name) for name in FOLDERS} - {None} == set(command.KINDS)
+
+
+def test_the_copies_stay_small():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < BUDGET
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_tensor_of_the_reference_is_met(name: str):
+    if command.kind_of(DATA / name) is None:
+        pytest.skip("nobody knows this kind yet")
     torch.set_default_dtype(torch.float64)
     rows = command.compare(DATA / name)
-    assert len(rows) > 100
+    folder = GoldenFolder(DATA / name)
+    assert len(rows) >= max(1, sum(len(folder.expected(case)) for case in folder.cases))
     assert [row for row in rows if not row.ok] == []
 
 

@@ -1,12 +1,12 @@
-"""Every config file loads, builds its model without memory or network, and comes back from disk as it was."""
+"""Every config file loads, builds the pinned tensors without memory or network, and comes back from disk as it was."""
 
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from detrkit.config import LazyConfig, instantiate
+from detrkit.config import LazyConfig
+from tests.pinned_names import changes, found, pinned
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects/*/configs/**/*.py"))
@@ -17,27 +17,25 @@ def load(name: str) -> DictConfig:
     return LazyConfig.load(str(ROOT / name))
 
 
-def without_download(model: DictConfig) -> DictConfig:
-    if "pretrained" in model.get("backbone", {}):
-        model.backbone.pretrained = False
-    return model
-
-
-def shapes(model: DictConfig) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: value.shape for name, value in instantiate(without_download(model)).state_dict().items()}
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_builds_and_survives_the_disk(name: str, tmp_path: Path):
     config = load(name)
     LazyConfig.save(config, str(tmp_path / "config.yaml"))
-    again = LazyConfig.load(str(tmp_path / "config.yaml"))
     assert not list(tmp_path.glob("*.pkl")), "a config of ours is data: YAML can hold it"
-    assert LazyConfig.to_py(again) == LazyConfig.to_py(config)
-    found = shapes(config.model)
-    assert found
-    assert shapes(again.model) == found
+    assert LazyConfig.to_py(LazyConfig.load(str(tmp_path / "config.yaml"))) == LazyConfig.to_py(config)
+    parts = found(config.model)
+    assert parts
+    if name in EXPERIMENTS:
+        assert changes(pinned().get(Path(name).stem, {}), parts) == [], "run python -m tests.pinned_names"
+
+
+def test_no_pinned_config_is_gone():
+    assert [name for name in pinned() if name not in {Path(path).stem for path in EXPERIMENTS}] == []
+
+
+def test_a_change_of_names_is_told_by_its_part():
+    before, after = {"neck": "4:a", "decoder": "9:b"}, {"decoder": "8:c", "queries": "1:d", "neck": "4:a"}
+    assert changes(before, after) == ["decoder: 9:b -> 8:c", "queries: None -> 1:d"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -1,5 +1,6 @@
 """tools/benchmark.py: every benchmark runs, its sides agree, and the table has its form. Never a time."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 HEADER = "benchmark | case | baseline | theirs | ours | ratio | target | met | max difference | agree"
-MEDIAN = re.compile(r"-?[\d.]+(e[+-]\d+)? (ms|MB)")
+MEDIAN = re.compile(r"-?[\d.]+(e[+-]\d+)? (ms|MB|M)")
 RATIO = re.compile(r"-?[\d.]+x?|inf")
 TARGET = re.compile(r"-|>= [\d.]+x|<= [\d.]+")
 DIFFERENCE = re.compile(r"[\d.]+e[+-]\d+ \(<= [\d.]+e[+-]\d+\)")
@@ -21,6 +22,7 @@ PROMISED = {
     "matching": (3, {"loop"}),
     "focal": (1, {"usual dense"}),
     "attention": (5, {"grid_sample per level"}),
+    "stage_interactor": (26, {"closed form", "generation of these filters", "AdaMixer", "grid_sample per level"}),
     "evaluation": (1, {"pycocotools"}),
     "loader": (2, {"PIL, float, normalised", "PIL, uint8"}),
 }
@@ -80,3 +82,33 @@ def test_bad_arguments_are_usage_errors(arguments):
     finished = run(*arguments)
     assert finished.returncode == 2
     assert "Traceback" not in finished.stderr
+
+
+@pytest.fixture
+def mixing_cost(monkeypatch):
+    """The closed form of what mixing costs."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("benchmarks.mixing_cost")
+
+
+@pytest.mark.parametrize(
+    ("stages", "stage", "millions"),
+    [
+        ("adamixer_stages", 5, (8.39, 0.52, 1.05, 8.39)),
+        ("stage_interactor_stages", 0, (12.58, 1.05, 2.10, 8.39)),  # 64 points
+        ("stage_interactor_stages", 1, (8.39, 0.52, 1.05, 8.39)),
+        ("stage_interactor_stages", 2, (6.29, 1.05, 1.05, 8.39)),  # half of the rows; one filter more to mix with
+        ("stage_interactor_stages", 5, (6.29, 2.62, 1.05, 8.39)),
+    ],
+)
+def test_the_papers_settings_cost_what_its_accounting_says(mixing_cost, stages, stage, millions):
+    """Of a query: generation, mixing over channels and over points, output; by hand from the released settings."""
+    parts = (mixing_cost.GENERATION, mixing_cost.CHANNELS, mixing_cost.POINTS, mixing_cost.OUTPUT)
+    cost = mixing_cost.stage_cost(getattr(mixing_cost, stages)()[stage])
+    assert tuple(round(cost[part].multiply_adds / 1e6, 2) for part in parts) == millions
+
+
+def test_generating_filters_over_channels_costs_eight_times_mixing_with_them(mixing_cost):
+    sizes = mixing_cost.adamixer_stages()[0]
+    mixing = mixing_cost.stage_cost(sizes)[mixing_cost.CHANNELS].multiply_adds
+    assert mixing_cost.channel_filters(sizes).multiply_adds == 8 * mixing

@@ -173,16 +173,16 @@ def extra_peak(side: Callable[[Inputs], Tensor], shapes: tuple[tuple[int, int], 
     few = make_inputs(((4, 4), (2, 2)), 20)
     _output_and_gradients(lambda: side(few), few)  # what torch loads at the first call is not the call's
     inputs = make_inputs(shapes, sum(height * width for height, width in shapes))
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     if gradients:
         _output_and_gradients(lambda: side(inputs), inputs)
     else:
         with torch.no_grad():
             side(inputs)
-    return (_kilobytes("VmHWM") - before) / 1024
+    return (kilobytes("VmHWM") - before) / 1024
 
 
-def _kilobytes(field: str) -> int:
+def kilobytes(field: str) -> int:
     """Resident memory of this process, now (VmRSS) or at its peak (VmHWM), as Linux tells it; elsewhere the peak.
 
     Not ru_maxrss, where Linux has its own figure: a new process inherits that of the one that started it.

@@ -1,0 +1,12 @@
+"""A small two-stage Deformable-DETR on the generated dataset."""
+
+from detrkit.config import get_config
+
+from .models.deformable_detr_shapes import model
+
+dataloader = get_config("common/shapes.py").dataloader
+optimizer = get_config("common/shapes.py").optimizer
+train = get_config("common/shapes.py").train
+lr_multiplier = get_config("common/shapes.py").lr_multiplier
+
+train.output_dir = "./output/deformable_detr_shapes"
