@@ -235,7 +235,7 @@ def mmdet_mixer_rules() -> list[tuple[str, str]]:
         heads += [(f"{theirs}{mmdet}_fcs.{n}.{{p}}", f"decoder.{native}_heads.{{i}}.{n}.{{p}}") for n in (0, 1)]
         heads.append((f"{theirs}fc_{mmdet}.{{p}}", f"decoder.{native}_heads.{{i}}.3.{{p}}"))
     return [
-        ("backbone.{p}", "backbone.body.{p}"),
+        *((f"backbone.{part}.{{p}}", f"backbone.body.{part}.{{p}}") for part in ("conv1", "bn1", "layer{i}")),
         ("neck.lateral_convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"),
         ("neck.gn_out.{p}", "neck.norm.{p}"),
         ("rpn_head.init_content_features.weight", "queries.content.weight"),

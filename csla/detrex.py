@@ -1,0 +1,263 @@
+"""Cross-stage labels on detrex's own detectors: one line in a detrex config.
+
+detrex's criteria match a stage, compute its losses, and go on to the next one, each subclass in a `forward` of its
+own. `CrossStageCriterion` owns such a criterion and lets that `forward` run, but answers two of its calls itself: the
+matcher, because labels of a stage need the matches of the others, and the class loss of the groups under the rule.
+All else (box losses, a subclass's extra losses, normalisers, names, weights) is the wrapped criterion's own.
+`csla.detrex_stages` converts what goes in and out.
+
+Neither detrex nor detectron2 is imported before a model is built.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csla.detrex_stages import GROUPS, Outputs, StageGroup, as_indices, as_matches, as_targets, stage_groups, stage_key
+from csla.rule import CrossStageBoxMatches, CrossStageLabels
+from detrkit.config import LazyCall as L
+from detrkit.config.names import dotted_name, locate
+from detrkit.layers.focal import sigmoid_focal_loss
+from detrkit.structures import PaddedTargets, StageOutputs
+
+INSTALL = (
+    "csla.detrex needs detrex 0.3 or newer and detectron2 0.6 or newer in this environment; their guides: "
+    "https://detrex.readthedocs.io/en/latest/tutorials/Installation.html and "
+    "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+)
+
+_BUILDER = "csla.detrex.cross_stage_criterion"
+
+
+def with_csla(
+    model: Any, *, label_groups: Sequence[str] = ("matching",), localisation: bool = False, **options: Any
+) -> Any:
+    """Return a copy of a detrex model node whose criterion takes class labels across stages.
+
+    model: a LazyConfig node with a `criterion` derived from detrex's SetCriterion.  label_groups: of
+    `csla.detrex_stages.GROUPS`.  localisation: gather box targets from later stages too (Table 12).  options: of
+    `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own, plain_last_stages).
+    The criterion keeps its keys where they are; it gets `criterion_class`, `csla`, `csla_boxes` and `label_groups`,
+    and a `class_loss` may be added, see `CrossStageCriterion`.
+    Raises ValueError for a model without a criterion or an unknown group and TypeError for an unknown option.
+    """
+    CrossStageLabels(**options)  # an unknown or impossible option should fail here, beside the line that gives it
+    if unknown := sorted(set(label_groups) - set(GROUPS)):
+        raise ValueError(f"label_groups={unknown}: expected some of {', '.join(GROUPS)}")
+    if not isinstance(model, Mapping) or "_target_" not in (model.get("criterion") or {}):
+        raise ValueError("with_csla needs a detrex model node that has a `criterion`, such as projects/dino's")
+    model = copy.deepcopy(model)
+    node = model.criterion
+    if node["_target_"] != _BUILDER:  # of an earlier with_csla: the last one decides
+        node.criterion_class = dotted_name(node["_target_"]) or node["_target_"]
+        node["_target_"] = _BUILDER
+    node.csla = L(CrossStageLabels)(**options)
+    shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
+    node.csla_boxes = L(CrossStageBoxMatches)(**shared) if localisation else None
+    node.label_groups = list(label_groups)
+    return model
+
+
+def cross_stage_criterion(
+    *,
+    criterion_class: Any,
+    csla: CrossStageLabels,
+    csla_boxes: CrossStageBoxMatches | None = None,
+    label_groups: Sequence[str] = ("matching",),
+    class_loss: Any = None,
+    **arguments: Any,
+) -> "CrossStageCriterion":
+    """What a node of `with_csla` builds: `criterion_class(**arguments)` in a `CrossStageCriterion`.
+
+    criterion_class: a class or its dotted name. Raises ImportError without detrex, naming what to install.
+    """
+    require_detrex()
+    build = locate(criterion_class) if isinstance(criterion_class, str) else criterion_class
+    return CrossStageCriterion(
+        build(**arguments), labels=csla, label_groups=label_groups, box_matches=csla_boxes, class_loss=class_loss
+    )
+
+
+def require_detrex() -> type:
+    """detrex's SetCriterion. Raises ImportError that says what to install if there is none, or one of long ago."""
+    try:
+        from detrex.modeling.criterion import SetCriterion
+    except ImportError as error:
+        raise ImportError(f"{INSTALL} ({error})") from error
+    if not all(hasattr(SetCriterion, name) for name in ("loss_labels", "get_loss")):
+        raise ImportError(f"{INSTALL} (this detrex is older: its SetCriterion has no loss_labels and get_loss)")
+    return SetCriterion
+
+
+class CrossStageCriterion(nn.Module):
+    """A detrex criterion with cross-stage class labels; called as the wrapped one is, with the same result.
+
+    criterion: a SetCriterion or a subclass, with the focal class loss.  labels: the rule.  label_groups: the groups
+    of queries under it, see `csla.detrex_stages.GROUPS`; the others keep their own match and the wrapped class loss.
+    box_matches: regroups the box targets of these groups, or None.  class_loss: (logits [S, B, N, K], labels bool
+    [S, B, N, K], normalizer=) -> [S] in place of the focal loss with the wrapped criterion's alpha and gamma, such as
+    `detrkit.modeling.losses.FocalClassLoss`.
+    Raises TypeError for another criterion, or for one whose class loss cannot be told multi-hot labels.
+    """
+
+    def __init__(
+        self,
+        criterion: nn.Module,
+        *,
+        labels: CrossStageLabels,
+        label_groups: Sequence[str] = ("matching",),
+        box_matches: CrossStageBoxMatches | None = None,
+        class_loss: Any = None,
+    ) -> None:
+        super().__init__()
+        _check(criterion, class_loss)
+        self.criterion = criterion
+        self.labels, self.label_groups = labels, tuple(label_groups)
+        self.box_matches, self.class_loss = box_matches, class_loss
+
+    def forward(self, outputs: Outputs, targets: list[dict[str, Tensor]], *arguments: Any, **keywords: Any) -> Any:
+        """detrex's outputs (`pred_logits` [B, N, K], `pred_boxes` [B, N, 4], `aux_outputs`, ...) and targets (`labels`
+        [T], `boxes` [T, 4] an image) -> whatever the wrapped criterion returns: its losses, by its names.
+
+        Each stage is matched once. Raises RuntimeError if the wrapped criterion went past the class loss of a stage.
+        """
+        groups = stage_groups(outputs, *arguments, *keywords.values())
+        ruled = [group for group in groups if group.name in self.label_groups]
+        step = _Step(self, ruled, targets)
+        answers = {"matcher": step.matcher, "loss_labels": step.loss_labels}
+        if self.box_matches is not None:
+            answers["loss_boxes"] = step.loss_boxes
+        with _shadowed(self.criterion, **answers):
+            losses = self.criterion(outputs, targets, *arguments, **keywords)
+        step.check_that_all_was_asked_for()
+        return losses
+
+    def class_losses(
+        self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor, *, num_boxes: float
+    ) -> Tensor:
+        """The class losses of a group, [S]. matches: int64 [S, B, N]."""
+        labels = self.labels(outputs, targets, matches)
+        if self.class_loss is not None:
+            return self.class_loss(outputs.logits, labels, normalizer=num_boxes)
+        alpha, gamma = self.criterion.alpha, self.criterion.gamma
+        return sigmoid_focal_loss(outputs.logits, labels, alpha=alpha, gamma=gamma) / num_boxes
+
+    def __getattr__(self, name: str) -> Any:
+        """What the adapter has not (`weight_dict`, `num_classes`, ...) is the wrapped criterion's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "criterion":
+                raise
+            return getattr(self.criterion, name)
+
+
+def _check(criterion: nn.Module, class_loss: Any) -> None:
+    base, name = require_detrex(), type(criterion).__name__
+    if not isinstance(criterion, base):
+        raise TypeError(f"csla.detrex adapts criteria that derive from detrex.modeling.SetCriterion; {name} does not")
+    if class_loss is not None:
+        return
+    if criterion.loss_class_type != "focal_loss":
+        raise TypeError(
+            f"{name}.loss_class_type={criterion.loss_class_type!r}: cross-stage labels are multi-hot, which "
+            "only the sigmoid focal loss can take; expected 'focal_loss'"
+        )
+    if type(criterion).loss_labels is not base.loss_labels:
+        raise TypeError(
+            f"{name} has a class loss of its own (loss_labels), which takes no multi-hot labels; give "
+            "criterion.class_loss=L(...)(...), called as (logits, labels, normalizer=) -> losses of the stages"
+        )
+
+
+class _Step:
+    """One call of the criterion: the matches of all its stages, and the class losses of the groups under the rule."""
+
+    def __init__(self, adapter: CrossStageCriterion, groups: list[StageGroup], targets: Any) -> None:
+        self.adapter, self.targets = adapter, targets
+        criterion = adapter.criterion
+        self.own_matcher, self.own_class_loss = criterion.matcher, criterion.loss_labels
+        self.own_box_loss = getattr(criterion, "loss_boxes", None)
+        self.places = {key: (group, index) for group in groups for index, key in enumerate(group.stage_keys())}
+        self.indices = {
+            stage_key(stage): self.own_matcher(stage, targets)
+            for group in groups
+            if group.matched
+            for stage in group.stages
+        }
+        self.tensors: dict[str, tuple[StageOutputs, PaddedTargets, Tensor]] = {}
+        self.losses: dict[str, Tensor] = {}
+        self.box_indices: dict[str, list[Any]] = {}
+        self.asked: set[int] = set()
+
+    def matcher(self, outputs: Outputs, targets: Any) -> Any:
+        """The matches of a stage: known, unless the criterion asks for other outputs or other targets."""
+        known = targets is self.targets and stage_key(outputs) in self.indices
+        return self.indices[stage_key(outputs)] if known else self.own_matcher(outputs, targets)
+
+    def loss_labels(
+        self, outputs: Outputs, targets: Any, indices: Any, num_boxes: float, **keywords: Any
+    ) -> dict[str, Tensor]:
+        """The class loss of a stage; the first call for a group computes all its stages."""
+        key = stage_key(outputs)
+        if key not in self.places:
+            return self.own_class_loss(outputs, targets, indices, num_boxes, **keywords)
+        self.asked.add(key)
+        group, index = self.places[key]
+        if group.name not in self.losses:
+            with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
+                of_group = self._group_tensors(group, targets, indices)
+                self.losses[group.name] = self.adapter.class_losses(*of_group, num_boxes=num_boxes)
+        return {"loss_class": self.losses[group.name][index]}
+
+    def loss_boxes(self, outputs: Outputs, targets: Any, indices: Any, num_boxes: float, **keywords: Any) -> Any:
+        """The wrapped criterion's box losses of a stage, for box targets gathered over the stages."""
+        if stage_key(outputs) in self.places:
+            group, index = self.places[stage_key(outputs)]
+            if group.name not in self.box_indices:
+                matches = self.adapter.box_matches(*self._group_tensors(group, targets, indices))
+                self.box_indices[group.name] = as_indices(matches)
+            indices = self.box_indices[group.name][index]
+        return self.own_box_loss(outputs, targets, indices, num_boxes, **keywords)
+
+    def _group_tensors(self, group: StageGroup, targets: Any, indices: Any) -> Any:
+        """Outputs, targets and matches int64 [S, B, N] of all stages of a group."""
+        if group.name not in self.tensors:
+            # denoising queries know their object, the same at all stages; proposals have one stage
+            found = [self.indices.get(key, indices) for key in group.stage_keys()]
+            outputs = group.outputs()
+            self.tensors[group.name] = outputs, as_targets(targets), as_matches(found, outputs.boxes)
+        return self.tensors[group.name]
+
+    def check_that_all_was_asked_for(self) -> None:
+        """A criterion that computes its class loss by another way would silently go without cross-stage labels."""
+        criterion = self.adapter.criterion
+        if "class" in criterion.losses and self.asked != set(self.places):
+            raise RuntimeError(
+                f"{type(criterion).__name__} asked for the class loss of {len(self.asked)} of {len(self.places)} "
+                f"stages of {', '.join(self.adapter.label_groups)}; csla.detrex reaches what calls self.loss_labels"
+            )
+
+
+@contextmanager
+def _shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+    """Inside, the module has these attributes in front of its own; nothing is registered, all is as before after."""
+    own = vars(module)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del own[name]
+        own.update(before)
+
+
+if __name__ == "__main__":
+    from csla.detrex_check import main
+
+    main()

@@ -1,0 +1,92 @@
+"""A native detector under detectron2's trainer and evaluator: `detectron2_scenarios.py DATA STEPS` prints JSON.
+
+DATA is a folder of `python -m detrkit.data.shapes`. The detector trains on and is scored over its validation images.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from detrex_on_cpu import register_shapes, stub
+
+from detrkit.data.loader import TestLoader
+from detrkit.evaluation import CocoEvaluator, run_evaluation
+from detrkit.interop.detectron2 import Detectron2Model, native_model, registered_dataset
+
+CONFIG = Path(__file__).resolve().parents[2] / "projects/dino/configs/dino_shapes_csla.py"
+
+
+def loader(*, training: bool) -> Any:
+    """detectron2's loader of the validation images, as they are."""
+    from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+    from detectron2.data import get_detection_dataset_dicts as records
+    from detectron2.data.samplers import TrainingSampler
+
+    mapper = DatasetMapper(is_train=training, augmentations=[], image_format="BGR")
+    if training:
+        images = records("shapes_val")
+        options = {"sampler": TrainingSampler(len(images), seed=0), "total_batch_size": 2, "num_workers": 0}
+        return build_detection_train_loader(images, mapper=mapper, **options)
+    return build_detection_test_loader(records("shapes_val", filter_empty=False), mapper=mapper, num_workers=0)
+
+
+def train(model: Detectron2Model, steps: int) -> list[float]:
+    """Total losses by step, by detectron2's SimpleTrainer and its event storage."""
+    from detectron2.engine import SimpleTrainer, hooks
+
+    totals: list[float] = []
+    trainer = SimpleTrainer(model, loader(training=True), torch.optim.AdamW(model.parameters(), lr=1e-3))
+    latest = hooks.CallbackHook(after_step=lambda t: totals.append(t.storage.latest()["total_loss"][0]))
+    trainer.register_hooks([latest])
+    trainer.train(0, steps)
+    return totals
+
+
+def theirs(model: Detectron2Model) -> dict[str, float]:
+    """By detectron2's loader and COCOEvaluator."""
+    from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+
+    return inference_on_dataset(model, loader(training=False), COCOEvaluator("shapes_val", distributed=False))["bbox"]
+
+
+def ours(detector: torch.nn.Module) -> dict[str, float]:
+    """By our loader of the registered dataset and our evaluator."""
+    dataset = registered_dataset("shapes_val")
+    test_loader = TestLoader(dataset, transform=None, batch_size=1, num_workers=0)
+    return run_evaluation(detector, test_loader, CocoEvaluator(dataset.json_file, cross_check=True))["bbox"]
+
+
+def records(folder: str) -> dict[str, Any]:
+    """A dataset that detectron2 knows by a function beside the COCO JSON that it came from."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    DatasetCatalog.register("by_function", lambda: DatasetCatalog.get("shapes_val"))
+    MetadataCatalog.get("by_function").thing_classes = MetadataCatalog.get("shapes_val").thing_classes
+    written = registered_dataset("by_function", json_file=f"{folder}/by_function.json")
+    read = registered_dataset("shapes_val")
+    pairs = [(written[index], read[index]) for index in range(len(read))]
+    equal = [
+        torch.equal(one.pixels, other.pixels)
+        and torch.allclose(one.boxes, other.boxes, atol=1e-4)
+        and torch.equal(one.labels, other.labels)
+        for one, other in pairs
+    ]
+    return {"images": len(written), "equal": all(equal) and written.class_names == read.class_names}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    stub()
+    register_shapes(sys.argv[1])
+    torch.manual_seed(0)
+    model = native_model(str(CONFIG), overrides=["model.decoder.num_layers=3"], image_format="BGR").train()
+    losses = train(model, int(sys.argv[2]))
+    result = {"losses": losses, "theirs": theirs(model), "ours": ours(model.detector)}
+    result["records"] = records(sys.argv[1])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
