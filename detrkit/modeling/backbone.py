@@ -54,6 +54,8 @@ class TimmBackbone(nn.Module):
         for edit in edits:
             self.body = edit(self.body)
         if frozen_norm:
+            if not pretrained:
+                _open_residual_branches(self.body)
             self.body = freeze_batch_norm_2d(self.body)
         freeze_stages(self.body, frozen_stages)
 
@@ -100,6 +102,13 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     # the deepest map of a stride: a dilated last stage (output_stride=16) has the stride of the one before
     indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+
+
+def _open_residual_branches(body: nn.Module) -> None:
+    """timm begins with the last norm of a residual branch at 0; frozen like that, the branch would never learn."""
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
 
 
 class FixedStatistics:

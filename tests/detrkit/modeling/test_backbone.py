@@ -196,3 +196,11 @@ def test_edits_may_come_from_a_config():
     backbone = instantiate(node)
     assert isinstance(backbone.body.layer4[0].conv2, ModulatedDeformConv2d)
     assert not backbone.train().body.layer4[0].bn1.training
+
+
+def test_a_frozen_resnet_without_pretraining_has_open_residual_branches():
+    """timm zeroes the last norm of each branch, which only a trained norm would open."""
+    options = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}
+    backbone = TimmBackbone("resnet18", strides=[8], pretrained=False, frozen_norm=True, options=options)
+    backbone(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.bool))[0].sum().backward()
+    assert backbone.body.layer2[0].conv1.weight.grad.abs().sum() > 0
