@@ -9,4 +9,5 @@ optimizer = get_config("common/shapes.py").optimizer
 train = get_config("common/shapes.py").train
 lr_multiplier = get_config("common/shapes.py").lr_multiplier
 
+optimizer.lr = 5e-4  # of four rates tried, 4e-4 to 2e-3, the lower two learn fastest
 train.output_dir = "./output/adamixer_shapes"
