@@ -72,5 +72,6 @@ mixer = OmegaConf.create(
                 "mixing": {"num_outputs": 16},
             },
         },
+        "criterion": {"weights": {"loss_class": 3.0}},  # boxes are learned long before classes
     }
 )
