@@ -10,4 +10,5 @@ train = get_config("common/shapes.py").train
 lr_multiplier = get_config("common/shapes.py").lr_multiplier
 
 optimizer.lr = 5e-4  # of four rates tried, 4e-4 to 2e-3, the lower two learn fastest
+train.max_iter = 2200
 train.output_dir = "./output/stage_interactor_shapes"
