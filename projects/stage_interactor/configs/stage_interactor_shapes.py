@@ -9,6 +9,6 @@ optimizer = get_config("common/shapes.py").optimizer
 train = get_config("common/shapes.py").train
 lr_multiplier = get_config("common/shapes.py").lr_multiplier
 
-optimizer.lr = 5e-4  # of four rates tried, 4e-4 to 2e-3, the lower two learn fastest
+optimizer.lr = 5e-4  # between 4e-4 and 2e-3 the lower ones learned faster
 train.max_iter = 2200
 train.output_dir = "./output/stage_interactor_shapes"

@@ -123,9 +123,13 @@ class SpatialMixing:
         return details + anchors
 
 
-def _square(width: int) -> nn.Linear:
-    """A Linear that begins as nothing."""
-    layer = nn.Linear(width, width)
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A Linear that begins as nothing: [..., inputs] -> [..., outputs]."""
+    layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _square(width: int) -> nn.Linear:
+    return zero_linear(width, width)

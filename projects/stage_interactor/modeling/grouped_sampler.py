@@ -17,7 +17,7 @@ from detrkit.modeling.stages import of_stage
 from detrkit.structures import Memory
 
 DETAIL_BOUND = 0.5 / 2**0.5
-"""First details lie within this of their anchor, in units of half the box's diagonal length over its side."""
+"""First details lie within this of their anchor, in units of the box's sides."""
 
 
 class GroupedSampler(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.modeling.adaptive_mixing import group_width, normed_relu
 from detrkit.modeling.stages import of_stage
-from projects.stage_interactor.modeling.filters import FilterReuse, Filters
+from projects.stage_interactor.modeling.filters import FilterReuse, Filters, zero_linear
 
 
 class CascadeMixing(nn.Module):
@@ -54,8 +54,8 @@ class CascadeMixing(nn.Module):
         self.project = nn.Linear(rows * embed_dim, embed_dim)
         self._add_cascade(embed_dim)
         scored = bool(self.num_spatial)
-        self.row_shares = _zero_linear(embed_dim, num_groups * self.fresh_rows * self.num_spatial) if scored else None
-        self.point_shares = _zero_linear(embed_dim, num_groups * points * self.num_spatial) if scored else None
+        self.row_shares = zero_linear(embed_dim, num_groups * self.fresh_rows * self.num_spatial) if scored else None
+        self.point_shares = zero_linear(embed_dim, num_groups * points * self.num_spatial) if scored else None
         for layer in (self.filters, self.project, self.biases, self.reused_biases):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
@@ -67,7 +67,7 @@ class CascadeMixing(nn.Module):
         self.over_anchors = nn.ModuleList(anchors for _, anchors in pairs)
         outputs = self.num_groups * self.width * self.num_reused
         reuses = self.num_reused and self.blend is not None
-        self.channel_shares = _zero_linear(embed_dim, 2 * outputs) if reuses and self.blend.scored else None
+        self.channel_shares = zero_linear(embed_dim, 2 * outputs) if reuses and self.blend.scored else None
         self.reused_biases = nn.Linear(embed_dim, outputs) if reuses else None
 
     def forward(
@@ -137,14 +137,6 @@ class CascadeMixing(nn.Module):
 
 def _plus(values: Tensor, bias: Tensor | None) -> Tensor:
     return values if bias is None else values + bias
-
-
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Shares that begin as one half each."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _check_grids(own: tuple[int, int], earlier: tuple[int, int], stage: int) -> None:
