@@ -89,12 +89,12 @@ class ChannelSpatialMixing:
         """Linears along the details and along the anchors."""
         return _square(num_details * width), _square(num_anchors * width)
 
-    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
-        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
+    def __call__(self, grid: Tensor, stream: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """Samples mixed, onto a stream: both [..., A, K, C]."""
         details = over_details(grid.flatten(-2)).view_as(grid)
         by_detail = grid.transpose(-2, -3)
         anchors = over_anchors(by_detail.flatten(-2)).view(by_detail.shape)
-        return details + anchors.transpose(-2, -3)
+        return (stream + details).add_(anchors.transpose(-2, -3))
 
 
 class ChannelMixing:
@@ -104,9 +104,9 @@ class ChannelMixing:
         """Two Linears over channels."""
         return _square(width), _square(width)
 
-    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
-        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
-        return over_details(grid) + over_anchors(grid)
+    def __call__(self, grid: Tensor, stream: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """Samples mixed, onto a stream: both [..., A, K, C]."""
+        return (stream + over_details(grid)).add_(over_anchors(grid))
 
 
 class SpatialMixing:
@@ -116,11 +116,11 @@ class SpatialMixing:
         """Linears over the details of an anchor and over the anchors."""
         return _square(num_details), _square(num_anchors)
 
-    def __call__(self, grid: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
-        """[..., A, K, C] samples -> [..., A, K, C] to be added."""
+    def __call__(self, grid: Tensor, stream: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """Samples mixed, onto a stream: both [..., A, K, C]."""
         details = over_details(grid.transpose(-1, -2)).transpose(-1, -2)
         anchors = over_anchors(grid.movedim(-3, -1)).movedim(-1, -3)
-        return details + anchors
+        return (stream + details).add_(anchors)
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -3,12 +3,16 @@
 Where paper and released code differ this is the code, which made the tables and the weights: the reused filters act
 on a residual stream of the samples before mixing; the first stage's are never reused; every filter has a generated
 bias; the cascade goes from the oldest filter to the newest.
+
+Blended filters and what lies between two mixings are not kept for the backward pass but computed again in it: kept,
+they would double the decoder's memory; computed again they cost two or three percent of a training step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detrkit.modeling.adaptive_mixing import group_width, normed_relu
 from detrkit.modeling.stages import of_stage
@@ -78,11 +82,10 @@ class CascadeMixing(nn.Module):
         point_bias = channel_bias = None
         if self.biases is not None:
             channel_bias, point_bias = self._grouped(self.biases(content)).tensor_split([self.width], dim=-1)
-            channel_bias = channel_bias[..., None, :]
-        mixed = normed_relu(_plus(features @ own.over_channels, channel_bias))
+            channel_bias, point_bias = channel_bias[..., None, :], point_bias[..., None]
+        mixed = normed_relu(_add(features @ own.over_channels, channel_bias))
         mixed = self.cascade(mixed, features, content, own, bank)
-        rows = self.spatial_filters(content, own, bank) @ mixed
-        mixed = normed_relu(_plus(rows, None if point_bias is None else point_bias[..., None]))
+        mixed = _recomputed(self.over_points, mixed, content, own, bank, point_bias)
         return content + self.project(mixed.flatten(2)), self.reuse.updated(bank, own, self.stage)
 
     def generate(self, content: Tensor) -> Filters:
@@ -99,19 +102,31 @@ class CascadeMixing(nn.Module):
         shares = biases = [None] * self.num_reused
         if self.channel_shares is not None:
             scores = self._grouped(self.channel_shares(content)).sigmoid()
-            shares = scores.unflatten(-1, (self.width, 2, self.num_reused)).unbind(-1)
+            shares = scores.unflatten(-1, (self.width, 2, self.num_reused)).movedim(-1, 0).contiguous()
         if self.reused_biases is not None:
             biases = self._grouped(self.reused_biases(content)).unflatten(-1, (self.num_reused, 1, -1)).unbind(-3)
         stream = features
         for index, reused in enumerate(bank[-self.num_reused :]):
-            if self.static is not None:
-                grid = mixed.unflatten(-2, self.grid)
-                static = self.static(grid, self.over_details[index], self.over_anchors[index])
-                mixed = stream = stream + static.flatten(-3, -2)
-            if self.blend is not None:
-                mixed = mixed @ self.blend(own.over_channels, reused.over_channels, shares[index]) + biases[index]
-            mixed = normed_relu(mixed)
+            stream, mixed = _recomputed(self._step, index, stream, mixed, own, reused, shares[index], biases[index])
         return mixed
+
+    def _step(
+        self, index: int, stream: Tensor, mixed: Tensor, own: Filters, reused: Filters, shares: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One reused filter of the cascade: the stream behind its static mixing, and the mixed samples."""
+        if self.static is not None:
+            samples, onto = mixed.unflatten(-2, self.grid), stream.unflatten(-2, self.grid)
+            static = self.static(samples, onto, self.over_details[index], self.over_anchors[index])
+            mixed = stream = static.flatten(-3, -2)
+        if self.blend is not None:
+            mixed = _add(mixed @ self.blend(own.over_channels, reused.over_channels, shares), bias)
+        return stream, normed_relu(mixed)
+
+    def over_points(
+        self, mixed: Tensor, content: Tensor, own: Filters, bank: tuple[Filters, ...], bias: Tensor | None
+    ) -> Tensor:
+        """The mixing over points: [B, N, G, P, C / G] -> [B, N, G, rows, C / G]."""
+        return normed_relu(_add(self.spatial_filters(content, own, bank) @ mixed, bias))
 
     def spatial_filters(self, content: Tensor, own: Filters, bank: tuple[Filters, ...]) -> Tensor:
         """Own rows, then those of the reused stages, oldest first, each blended with the own: [B, N, G, rows, P]."""
@@ -135,8 +150,16 @@ class CascadeMixing(nn.Module):
         return values.unflatten(-1, (self.num_groups, -1))
 
 
-def _plus(values: Tensor, bias: Tensor | None) -> Tensor:
-    return values if bias is None else values + bias
+def _add(values: Tensor, bias: Tensor | None) -> Tensor:
+    """A product's fresh values, with the bias added in place."""
+    return values if bias is None else values.add_(bias)
+
+
+def _recomputed(function: Callable, *inputs):
+    """function(*inputs); for the backward pass only the inputs are kept, and the rest is computed again."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _check_grids(own: tuple[int, int], earlier: tuple[int, int], stage: int) -> None:

@@ -86,7 +86,9 @@ def reached(static) -> Tensor:
     grid = torch.randn(2, ANCHORS, DETAILS, WIDTH)
     changed = grid.clone()
     changed[1, 1, 2, 3] += 1
-    difference = static(changed, *layers) - static(grid, *layers)
+    stream = torch.randn_like(grid)
+    assert torch.allclose(static(grid, stream, *layers) - stream, static(grid, 0 * stream, *layers), atol=1e-5)
+    difference = static(changed, stream, *layers) - static(grid, stream, *layers)
     assert not difference[0].any()
     return difference[1] != 0
 

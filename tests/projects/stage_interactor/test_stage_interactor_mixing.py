@@ -159,3 +159,25 @@ def test_a_stage_with_more_points_than_the_one_that_it_reuses_is_an_error(points
 def test_a_width_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match="embed_dim=8 must be a multiple of num_groups=3"):
         CascadeMixing(8, num_groups=3, reuse=FilterReuse())
+
+
+def kept_for_the_backward_pass(layers: nn.ModuleList) -> int:
+    """Bytes that the graph of all stages holds, parameters aside."""
+    storages = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run(layers)
+    owned = {parameter.untyped_storage().data_ptr() for parameter in layers.parameters()}
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in storages.items() if place not in owned)
+
+
+def test_a_reused_filter_keeps_only_the_samples_before_it_for_the_backward_pass():
+    modules = {"static": ChannelSpatialMixing(), "blend": AdaptedFilters()}
+    kept = {limit: kept_for_the_backward_pass(cascade(6, channel_filters=limit, **modules)) for limit in (1, None)}
+    more = (1 + 2 + 3 + 4) - 4  # filters reused by the last four stages, all or one each
+    samples = 2 * 3 * WIDTH * 2 * 4 * 8  # bytes; a group's filters over channels are half as many, its shares a quarter
+    assert kept[None] - kept[1] < more * 4 * samples
