@@ -72,12 +72,12 @@ def load_model(
     *,
     names: Names | None = None,
     ema: bool = False,
-    allow_class_mismatch: bool = False,
+    fine_tuning: bool = False,
 ) -> dict[str, Any]:
     """Load weights into `model`, in place, and return the whole checkpoint (class names and the like).
 
     names: rename table for checkpoints of another library.  ema: take the averaged weights ("ema_state").
-    allow_class_mismatch: for fine-tuning: parameters that differ in the number of classes alone keep their
+    fine_tuning: parameters that differ in the number of classes alone keep their
     initialisation, and so does what DCA adds to a plain model, each in a line of the log.
     A file with the backbone's weights alone goes into `model.backbone`.
     Raises InputError, in one line, if the weights are not those of this model.
@@ -88,7 +88,7 @@ def load_model(
         if unread := [name for name in state if names.is_left_out(name)]:
             logger.info(f"{path}: {len(unread)} tensors have no counterpart here and were left out: {some(unread)}")
         state = names.to_native(state)
-    load_weights(model, state, path, allow_class_mismatch=allow_class_mismatch)
+    load_weights(model, state, path, fine_tuning=fine_tuning)
     return checkpoint
 
 
@@ -112,7 +112,7 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path, *, ema: bool = F
 
 
 def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, allow_class_mismatch: bool = False
+    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, fine_tuning: bool = False
 ) -> None:
     """Load a state dict in our names; `source` is for messages. See `load_model`."""
     expected = model.state_dict(keep_vars=True)
@@ -125,7 +125,7 @@ def load_weights(
         ignored = f"; not used: {some(left_over)}" if left_over else ""
         logger.info(f"{source}: weights of the backbone alone, {len(prefixed)} tensors{ignored}")
         return
-    if allow_class_mismatch:
+    if fine_tuning:
         state = _with_added_parts(model, expected, state, source)
         state = _without_other_class_counts(model, expected, state, source)
     else:

@@ -138,18 +138,18 @@ def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
     """Load the initial weights, if `load`, and build the optimizer for the model's parameters."""
     cfg = session.cfg
     if load and cfg.train.init_checkpoint:
-        load_initial_weights(cfg, parts, allow_class_mismatch=True)
+        load_initial_weights(cfg, parts, fine_tuning=True)
     node = copy.deepcopy(cfg.optimizer)
     with open_dict(node.params):
         node.params.model = opaque(parts.model)
     return Trainer(session, parts, optimizer=instantiate(node), multiplier=instantiate(cfg.lr_multiplier))
 
 
-def load_initial_weights(cfg: DictConfig, parts: Parts, *, allow_class_mismatch: bool, ema: bool = False) -> None:
+def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, ema: bool = False) -> None:
     """Load train.init_checkpoint, through the rename table `train.checkpoint_names` if there is one."""
     names = instantiate(cfg.train.checkpoint_names) if cfg.train.get("checkpoint_names") else None
     path = cfg.train.init_checkpoint
-    checkpoint = load_model(parts.model, path, names=names, ema=ema, allow_class_mismatch=allow_class_mismatch)
+    checkpoint = load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning)
     logger.info(f"weights of {path}")
     theirs, ours = checkpoint.get("class_names"), list(getattr(parts.test_loader.dataset, "class_names", ()))
     if theirs and ours and theirs != ours:
@@ -207,7 +207,7 @@ def evaluate(session: Session) -> Results:
     processes.on_first(lambda: preflight(parts))
     parts.model.to(session.fabric.device)
     ema = cfg.train.model_ema.enabled
-    processes.together(lambda: load_initial_weights(cfg, parts, allow_class_mismatch=False, ema=ema))
+    processes.together(lambda: load_initial_weights(cfg, parts, fine_tuning=False, ema=ema))
     if processes.is_first:
         session.log.open_file(session.output_dir / "log.txt")
     results = score(session, parts)

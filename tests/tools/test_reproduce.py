@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def test_report_says_what_the_disk_holds(tmp_path):
     written = json.loads((request.folder / "report.json").read_text())
     assert [row["finished"] for row in written["rows"]] == [True, True, False]
     assert written["rows"][1]["delta"]["half_width"] == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
-    assert request.runs(ROWS[2])[0].settings["train.max_iter"] == "12"  # 12 of the config x 24 / 12 epochs x 0.5
+    assert request.runs(ROWS[2])[0].settings["train.max_iter"] == 12  # 12 of the config x 24 / 12 epochs x 0.5
 
 
 def test_runs_with_other_settings_do_not_count():
@@ -171,6 +172,21 @@ def test_runs_with_other_settings_do_not_count():
     plain, rule, _ = reports_of(request)
     assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.states
     assert rule.ap.mean == 12 and rule.ap.half_width is None and rule.delta is None
+
+
+def test_a_run_does_not_count_once_its_config_file_says_something_else(monkeypatch, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text((ROOT / CONFIG).read_text())
+    monkeypatch.setitem(TABLES, "x", (replace(ROWS[0], shapes_config=str(config)),))
+    request = Request("x", DATA["shapes"], Path("data"), Path("out"))
+    (run,) = request.runs(request.rows[0])
+    run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
+    (run.folder / "last_checkpoint").write_text("model_final.pth")
+    assert run.differences() == []
+    with config.open("a") as file:
+        file.write("optimizer.lr = 0.5\n")
+    runs._loaded.cache_clear()  # as in another process
+    assert request.runs(request.rows[0])[0].differences() == ["optimizer.lr=0.01 (asked: 0.5)"]
 
 
 def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
@@ -190,7 +206,7 @@ def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
     assert record("plain")["error"] == "" and json.loads(Path("out/shapes/report.json").read_text())["seeds"] == 2
     assert tool("--rows", "rule") == 2
     assert capfd.readouterr().err.startswith(
-        "error: out/shapes/rule/seed0: holds a run with other settings: model.accident=input (asked: unset); "
+        "error: out/shapes/rule/seed0: holds a run with other settings: model.accident=input (asked: ''); "
     )
 
 

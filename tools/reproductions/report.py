@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from detrkit.engine.checkpoint import some
 from detrkit.engine.checkpointer import write_atomically
 from detrkit.errors import InputError
 from tools.reproductions.data import described
@@ -95,7 +96,7 @@ def report_of(request: Request, planned: Planned) -> list[RowReport]:
 def _run_report(run: Run, gpus: int) -> RunReport:
     record, ap, ap50 = run.record(), None, None
     if different := run.differences():
-        state = f"other settings: {'; '.join(different)}"
+        state = f"other settings: {some(different)}"
     elif run.is_finished():
         try:
             ap, ap50 = run.scores().values()

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from detrkit.config import LazyConfig
+from detrkit.engine.checkpoint import some
 from detrkit.engine.checkpointer import POINTER, write_atomically
 from detrkit.engine.metrics import MetricsFile
 from detrkit.engine.setup import check_values, load_config
@@ -100,10 +101,14 @@ class Run:
     folder: Path
     device: str
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """What decides the run's numbers: the config and what is changed in it. Not the number of GPUs."""
-        return {"--config-file": self.config, **settings_of(self.overrides)}
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What decides the run's numbers: all values of its config, whoever set them. Not the number of GPUs."""
+        cfg = LazyConfig.apply_overrides(copy.deepcopy(_loaded(CHECKOUT / self.config)), self.overrides)
+        settings = {"--config-file": self.config, **flat(OmegaConf.to_container(cfg))}
+        settings["dataloader.root"] = os.path.abspath(settings["dataloader.root"])
+        del settings["train.output_dir"]
+        return settings
 
     def command(self, gpus: int) -> list[str]:
         """Without the interpreter. It starts a run as well as goes on with it: --resume needs no checkpoint."""
@@ -133,16 +138,16 @@ class Run:
         if not before:
             return [f"no {RECORD}: another tool started it"]
         return [
-            f"{key}={before.get(key, 'unset')} (asked: {now.get(key, 'unset')})"
+            f"{key}={_shown(before, key)} (asked: {_shown(now, key)})"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            if (key in before, before.get(key)) != (key in now, now.get(key))
         ]
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run with other settings."""
         if different := self.differences():
             raise InputError(
-                f"{self.folder}: holds a run with other settings: {'; '.join(different)}; ask for the same, choose "
+                f"{self.folder}: holds a run with other settings: {some(different)}; ask for the same, choose "
                 "another --output, or remove that folder"
             )
 
@@ -209,12 +214,19 @@ def _loaded(config: Path) -> DictConfig:
     return load_config(shown_path(config), ())
 
 
-def settings_of(overrides: Sequence[str]) -> dict[str, str]:
-    """key -> value of overrides; the key keeps its `+` or `~`; a dataset's folder becomes absolute."""
-    pairs = dict(text.partition("=")[::2] for text in overrides)
-    if "dataloader.root" in pairs:
-        pairs["dataloader.root"] = os.path.abspath(pairs["dataloader.root"])
-    return pairs
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, from dotted keys to what JSON can hold."""
+    leaves = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves.update(flat(value, f"{prefix}{key}."))
+        else:
+            leaves[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+    return leaves
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> Any:
+    return settings.get(key, "unset") if settings.get(key) != "" else "''"
 
 
 def last_of_each(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ def test_other_class_counts_need_permission_and_other_shapes_never_get_it(model,
     torch.save(TinyDetector(5).state_dict(), tmp_path / "five.pth")
     untouched = model.class_head.weight.detach().clone()
     with caplog.at_level(logging.INFO, logger="detrkit"):
-        load_model(model, tmp_path / "five.pth", allow_class_mismatch=True)
+        load_model(model, tmp_path / "five.pth", fine_tuning=True)
     assert [r.message.split(": ", 1)[1] for r in caplog.records] == [
         "has 5 classes, the model 8; initialised anew: class_head.weight, class_head.bias"
     ]
@@ -168,7 +168,7 @@ def test_other_class_counts_need_permission_and_other_shapes_never_get_it(model,
     state["box_head.weight"] = torch.zeros(5, 8)
     torch.save(state, tmp_path / "box.pth")
     with pytest.raises(InputError, match="1 of another shape"):
-        load_model(model, tmp_path / "box.pth", allow_class_mismatch=True)
+        load_model(model, tmp_path / "box.pth", fine_tuning=True)
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])

@@ -65,7 +65,7 @@ def test_plain_weights_start_a_model_with_dca_whose_second_attention_is_new(fore
     table = NameTable([*detrex_dino_names(num_layers=2).rules, ("backbone.{p}", "backbone.{p}")])
     torch.save({"model": table.to_foreign(plain) if foreign else plain}, tmp_path / "plain.pth")
     before = {name: tensor.clone() for name, tensor in doubled.state_dict().items()}
-    load_model(doubled, tmp_path / "plain.pth", names=table if foreign else None, allow_class_mismatch=True)
+    load_model(doubled, tmp_path / "plain.pth", names=table if foreign else None, fine_tuning=True)
     new = []
     for name, tensor in doubled.state_dict().items():
         theirs = plain.get(name.replace(".cross_attn.first.", ".cross_attn."))
@@ -85,12 +85,12 @@ def test_plain_weights_are_not_evaluated_with_dca(doubled, tmp_path):
 def test_weights_with_dca_load_as_they_are_and_must_be_complete(doubled, tmp_path, caplog):
     state = {name: torch.full_like(tensor, 0.5) for name, tensor in doubled.state_dict().items()}
     torch.save(state, tmp_path / "doubled.pth")
-    load_model(doubled, tmp_path / "doubled.pth", allow_class_mismatch=True)
+    load_model(doubled, tmp_path / "doubled.pth", fine_tuning=True)
     assert all(tensor.equal(state[name]) for name, tensor in doubled.state_dict().items()) and not caplog.records
     del state["decoder.layers.1.cross_attn.second.value_proj.bias"]
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"1 missing \(decoder.layers.1.cross_attn.second.value_proj.bias\)"):
-        load_model(doubled, tmp_path / "broken.pth", allow_class_mismatch=True)
+        load_model(doubled, tmp_path / "broken.pth", fine_tuning=True)
 
 
 def test_our_own_names_stay():
