@@ -58,11 +58,11 @@ def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     position = coordinates * size - 0.5
     low = position.detach().floor()
     upper_share = position - low
-    cell = torch.stack([low, low + 1], dim=-2)
+    cell = low.unsqueeze(-2) + low.new_tensor([[0], [1]])
     inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
     share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
-    # 2**31 rows of values would be 256 GB; a NaN must not become an index (its share stays NaN through `weights`)
-    return inside.nan_to_num(0).to(torch.int32), share
+    # 2**31 rows of values would be 256 GB; a NaN must not become an index: as an integer it is the lowest, or 0
+    return inside.to(torch.int32).clamp_(min=0), share
 
 
 class MultiScaleDeformableAttention(nn.Module):

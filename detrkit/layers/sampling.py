@@ -17,7 +17,8 @@ from detrkit.structures import Memory
 
 def level_weights(scales: Tensor, centres: Tensor, *, temperature: float = 2.0) -> Tensor:
     """How much each level counts: softmax over levels of -(scale - centre)^2 / temperature. [...], [L] -> [..., L]."""
-    return (-(scales[..., None] - centres).square() / temperature).softmax(dim=-1)
+    distances = scales - centres.view(-1, *(1,) * scales.dim())
+    return (-distances.square() / temperature).softmax(dim=0).movedim(0, -1)  # long rows are quick, as above
 
 
 def sample_pyramid(

@@ -61,7 +61,13 @@ mixer = OmegaConf.create(
     {
         "num_classes": 8,
         "embed_dim": 64,
-        "backbone": {**deformable.backbone, "strides": [4, 8, 16, 32], "edits": []},
+        "backbone": {
+            **deformable.backbone,
+            "strides": [4, 8, 16, 32],
+            "edits": [],
+            # a stem of 16 channels, of a quarter of the model's time otherwise
+            "options": {**deformable.backbone.options, "stem_type": "deep", "stem_width": 8},
+        },
         "neck": {"in_channels": [32, 64, 96, 128], "groups": 8},
         "queries": {"num_queries": 24},
         "decoder": {
@@ -69,7 +75,7 @@ mixer = OmegaConf.create(
             "layer": {
                 "attention": {"num_heads": 4},
                 "ffn": {"feedforward_dim": 128},
-                "mixing": {"num_outputs": 16},
+                "mixing": {"num_outputs": 32},
             },
         },
         "criterion": {"weights": {"loss_class": 3.0}},  # boxes are learned long before classes

@@ -9,6 +9,7 @@ optimizer = get_config("common/shapes.py").optimizer
 train = get_config("common/shapes.py").train
 lr_multiplier = get_config("common/shapes.py").lr_multiplier
 
-optimizer.lr = 5e-4  # between 4e-4 and 2e-3 the lower ones learned faster
-train.max_iter = 2200
+optimizer.lr = 5e-4  # between 3e-4 and 2e-3 the lower ones learned faster
+optimizer.params.lr_factors = {"backbone": 4.0}  # it begins from nothing
+train.max_iter = 1500
 train.output_dir = "./output/stage_interactor_shapes"

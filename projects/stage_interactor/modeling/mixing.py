@@ -5,7 +5,7 @@ on a residual stream of the samples before mixing; the first stage's are never r
 bias; the cascade goes from the oldest filter to the newest.
 
 Blended filters and what lies between two mixings are not kept for the backward pass but computed again in it: kept,
-they would double the decoder's memory; computed again they cost two or three percent of a training step.
+they would double the decoder's memory, and on a CPU writing them takes as long as computing them anew.
 """
 
 from collections.abc import Callable, Sequence
