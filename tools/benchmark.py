@@ -1,4 +1,5 @@
 """Speed of our parts against named baselines, on the CPU: medians of interleaved runs in one process, and ratios.
+Where there is a GPU, `stage_interactor` also compares training steps on it.
 
     python tools/benchmark.py criterion
     python tools/benchmark.py all --rounds 15 --threads 1

@@ -102,7 +102,7 @@ def max_difference(first: Tensor, second: Tensor) -> float:
 
 
 def machine() -> str:
-    """One line: processor, cores, Python, torch, threads."""
+    """One line: processor, cores, GPU if there is one, Python, torch, threads."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -110,9 +110,11 @@ def machine() -> str:
         model = f"{names[0]}, {len(names)} cores" if names else model
     except OSError:
         pass
+    if torch.cuda.is_available():
+        model = f"{model}; {torch.cuda.get_device_name()}"
     return (
         f"machine: {model}; Python {platform.python_version()}; torch {torch.__version__}; "
-        f"{torch.get_num_threads()} thread(s), CPU, float32"
+        f"{torch.get_num_threads()} thread(s), float32 on the CPU unless a row says otherwise"
     )
 
 

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from benchmarks import mixing_cost, pyramid_sampling
+from benchmarks import mixing_cost, pyramid_sampling, training_step
 from benchmarks.attention import kilobytes
+from benchmarks.detectors import BASELINE, OURS, QUICK_SIZES, image_batch, model_node, row
 from benchmarks.measure import Comparison, Setting, Target, interleaved
 from benchmarks.mixing_cost import CHANNELS, EXTRAS, GENERATION, OUTPUT, POINTS, SAMPLING, STATIC, StageSizes
 from benchmarks.pyramid_sampling import IMAGE, QUICK_IMAGE, STRIDES
@@ -25,14 +26,10 @@ from fvcore.nn import FlopCountAnalysis
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from detrkit.config import LazyConfig, instantiate
+from detrkit.config import instantiate
 from detrkit.evaluation.cost import HANDLES
-from detrkit.structures import ImageBatch, Levels, Memory
-from detrkit.structures import Target as Objects
+from detrkit.structures import Levels, Memory
 
-PROJECTS = Path(__file__).resolve().parents[2] / "projects"
-BASELINE, OURS = "AdaMixer", "StageInteractor"
-QUICK_SIZES = {"embed_dim": 32, "groups": 4, "rows": 8}
 PARTS = {
     ".sampler": SAMPLING,
     ".mixing.filters": GENERATION,
@@ -54,25 +51,8 @@ def run(setting: Setting) -> list[Comparison]:
     rows = []
     for name in (BASELINE, OURS):
         rows += _cost_rows(name, setting.quick)
-    return rows + _times(setting) + _training_memory(setting) + pyramid_sampling.compare(setting)
-
-
-def model_node(name: str, *, quick: bool) -> DictConfig:
-    """The detector's model node, R50 and 100 queries, without pretrained weights; `quick`: a small one."""
-    file = {BASELINE: "adamixer/configs/models/adamixer_r50.py", OURS: "stage_interactor/configs/models/"}[name]
-    node = LazyConfig.load(PROJECTS / (file if name == BASELINE else f"{file}stage_interactor_r50.py")).model
-    node.backbone.pretrained = False
-    if not quick:
-        return node
-    node.embed_dim, node.queries.num_queries = QUICK_SIZES["embed_dim"], 8
-    node.backbone.update(name="resnet18", options={"channels": [8, 8, 8, 8]})
-    node.neck.update(in_channels=[8, 8, 8, 8], groups=4)
-    node.decoder.layer.mixing.num_outputs = QUICK_SIZES["rows"]
-    if name == BASELINE:
-        node.decoder.layer.sampler.num_points = 6
-    else:
-        node.decoder.layer.sampler.update(num_anchors=[3, 2], num_details=2)
-    return node
+    rows += _times(setting) + _training_memory(setting) + pyramid_sampling.compare(setting)
+    return [*rows, *training_step.compare(setting)]
 
 
 def stage_sizes(name: str, *, quick: bool) -> list[StageSizes]:
@@ -136,36 +116,12 @@ def _cost_rows(name: str, quick: bool) -> list[Comparison]:
         ):
             if theirs or ours:
                 case = f"{name}, {part}, {kind}"
-                rows.append(_row(case, "closed form", theirs / 1e6, ours / 1e6, unit="M", exact=True))
+                rows.append(row(case, "closed form", theirs / 1e6, ours / 1e6, unit="M", exact=True))
     stages = stage_sizes(name, quick=quick)
     own = sum(mixing_cost.stage_cost(sizes)[CHANNELS].multiply_adds / (1 + sizes.reused) for sizes in stages)
     made = sum(mixing_cost.channel_filters(sizes).multiply_adds for sizes in stages)
     case = f"{name}, {CHANNELS} with the stages' own filters, multiply-adds"
-    return [*rows, _row(case, "generation of these filters", made / 1e6, own / 1e6, unit="M")]
-
-
-def _row(
-    case: str,
-    baseline: str,
-    theirs: float,
-    ours: float,
-    *,
-    target: Target | None = None,
-    unit: str = "ms",
-    exact: bool = False,
-) -> Comparison:
-    """exact: the two must be the same number; else nothing of the two sides is to agree."""
-    return Comparison(
-        benchmark="stage_interactor",
-        case=case,
-        baseline=baseline,
-        theirs=theirs,
-        ours=ours,
-        target=target or Target(),
-        difference=abs(theirs - ours) if exact else 0.0,
-        tolerance=1e-9 if exact else 0.0,
-        unit=unit,
-    )
+    return [*rows, row(case, "generation of these filters", made / 1e6, own / 1e6, unit="M")]
 
 
 def _times(setting: Setting) -> list[Comparison]:
@@ -183,26 +139,13 @@ def _times(setting: Setting) -> list[Comparison]:
     rows = []
     for kind, side in (("no gradients", forward), ("forward + backward", both)):
         times = interleaved({name: side(decoder) for name, decoder in decoders.items()}, setting.rounds)
-        rows.append(_row(f"decoder, one image, {kind}", BASELINE, times[BASELINE], times[OURS]))
+        rows.append(row(f"decoder, one image, {kind}", BASELINE, times[BASELINE], times[OURS]))
     del decoders
     detectors = {name: instantiate(model_node(name, quick=setting.quick)).eval() for name in names}
-    whole = {name: torch.no_grad()(partial(detector, _batch(image))) for name, detector in detectors.items()}
+    whole = {name: torch.no_grad()(partial(detector, image_batch(image))) for name, detector in detectors.items()}
     times = interleaved(whole, setting.rounds)
     target = Target(at_most=1.16)
-    return [*rows, _row("detector, one image, inference", BASELINE, times[BASELINE], times[OURS], target=target)]
-
-
-def _batch(image: tuple[int, int]) -> ImageBatch:
-    """One image with seven objects."""
-    objects = Objects(torch.zeros(7, dtype=torch.int64), torch.rand(7, 4) * 0.2 + 0.2)
-    return ImageBatch(
-        pixels=torch.randint(0, 256, (1, 3, *image), dtype=torch.uint8),
-        mask=torch.zeros(1, *image, dtype=torch.bool),
-        sizes=(image,),
-        original_sizes=(image,),
-        image_ids=(0,),
-        targets=(objects,),
-    )
+    return [*rows, row("detector, one image, inference", BASELINE, times[BASELINE], times[OURS], target=target)]
 
 
 def _training_memory(setting: Setting) -> list[Comparison]:
@@ -211,9 +154,7 @@ def _training_memory(setting: Setting) -> list[Comparison]:
         peaks = [step_peak(name, True) for name in (BASELINE, OURS)]
     else:
         peaks = [_in_new_process(name) for name in (BASELINE, OURS)]
-    return [
-        _row("detector, training step, extra peak memory", BASELINE, *peaks, target=Target(at_most=1.05), unit="MB")
-    ]
+    return [row("detector, training step, extra peak memory", BASELINE, *peaks, target=Target(at_most=1.05), unit="MB")]
 
 
 def _in_new_process(name: str) -> float:
@@ -227,7 +168,7 @@ def step_peak(name: str, quick: bool) -> float:
     model = instantiate(model_node(name, quick=quick)).train()
     for image in (QUICK_IMAGE, QUICK_IMAGE if quick else IMAGE):  # what torch loads at the first call is not the step's
         model.zero_grad(set_to_none=True)
-        batch = _batch(image)
+        batch = image_batch(image)
         _forget_peak()
         before = kilobytes("VmRSS")
         sum(model(batch).values()).backward()
