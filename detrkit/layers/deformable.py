@@ -58,7 +58,7 @@ def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     position = coordinates * size - 0.5
     low = position.detach().floor()
     upper_share = position - low
-    cell = low.unsqueeze(-2) + low.new_tensor([[0], [1]])
+    cell = low.unsqueeze(-2) + torch.arange(2, dtype=low.dtype, device=low.device)[:, None]
     inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
     share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
     # 2**31 rows of values would be 256 GB; a NaN must not become an index: as an integer it is the lowest, or 0

@@ -34,7 +34,7 @@ def to_normalised_boxes(vectors: Tensor, image_sizes: Tensor) -> Tensor:
 
 def position_vector_embedding(vectors: Tensor, embed_dim: int) -> Tensor:
     """Sine embedding of (x, y, z, r): [..., 4] -> [..., embed_dim], a quarter for each; x and y count 1000 pixels."""
-    scaled = vectors / vectors.new_tensor([1000.0, 1000.0, 1.0, 1.0])
+    scaled = torch.cat([vectors[..., :2] / 1000, vectors[..., 2:]], dim=-1)
     return sine_embedding(scaled, embed_dim // 4, dtype=torch.float32).flatten(-2)
 
 

@@ -22,20 +22,26 @@ def level_weights(scales: Tensor, centres: Tensor, *, temperature: float = 2.0) 
 
 
 def sample_pyramid(
-    memory: Memory, points: Tensor, *, strides: Sequence[int], centres: Sequence[float], temperature: float = 2.0
+    memory: Memory,
+    points: Tensor,
+    *,
+    strides: Tensor | Sequence[int],
+    centres: Tensor | Sequence[float],
+    temperature: float = 2.0,
 ) -> Tensor:
     """Features at points of the pyramid, bilinear in place and soft in level; zeros beyond the padded image.
 
     points: [B, N, G, P, 3], (x, y) in pixels of the network input and the scale z.  strides: pixels a cell, of each
     level.  centres: the z at which each level counts most.  Returns [B, N, G, P, C / G]: group g reads its own slice
-    of the channels. All levels and corners of a point are gathered, weighted and summed in one pass.
+    of the channels. All levels and corners of a point are gathered, weighted and summed in one pass. Where strides and
+    centres are tensors on the points' device, a GPU need not wait for them.
     """
     shape = points.shape[:-1]
     batch, _, groups, _ = shape
     tokens, width = memory.tokens.shape[1], memory.tokens.shape[2] // groups
     x, y, z = points.reshape(-1, 3).t().contiguous()  # each [Q], Q = B * N * G * P
     sizes = memory.levels.sizes.to(points.dtype)[..., None]  # [L, 2, 1]
-    extent = sizes * points.new_tensor(strides)[:, None, None]
+    extent = sizes * torch.as_tensor(strides, dtype=points.dtype, device=points.device)[:, None, None]
     column, share_x = corner_cells(x / extent[:, 0], sizes[:, 0])  # [L, 2, Q]
     row, share_y = corner_cells(y / extent[:, 1], sizes[:, 1])
 
@@ -45,7 +51,8 @@ def sample_pyramid(
     first = memory.levels.starts.to(torch.int32)[:, None] * groups + (image + group).expand(shape).flatten()
     column = column.mul_(groups).add_(first[:, None])
     row = row.mul_(memory.levels.sizes[:, :1, None].to(torch.int32) * groups)
-    weights = share_y * level_weights(z, points.new_tensor(centres), temperature=temperature).t()[:, None]
+    centres = torch.as_tensor(centres, dtype=points.dtype, device=points.device)
+    weights = share_y * level_weights(z, centres, temperature=temperature).t()[:, None]
     bags = F.embedding_bag(
         _by_point(row[:, :, None] + column[:, None]),
         memory.tokens.reshape(-1, width),

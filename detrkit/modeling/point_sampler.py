@@ -58,7 +58,8 @@ class PointSampler(nn.Module):
     ) -> None:
         super().__init__()
         self.num_groups, self.num_points = num_groups, of_stage(num_points, stage)
-        self.strides, self.centres = tuple(strides), scale_centres(strides, finest_scale)
+        self.register_buffer("strides", torch.tensor([float(stride) for stride in strides]), persistent=False)
+        self.register_buffer("centres", scale_centres(strides, finest_scale), persistent=False)
         self.offsets = nn.Linear(embed_dim, num_groups * self.num_points * 3)
         first = (FreeOffsets() if offsets is None else offsets)(num_groups, self.num_points)
         nn.init.zeros_(self.offsets.weight)
@@ -72,11 +73,11 @@ class PointSampler(nn.Module):
         return sample_pyramid(memory, points, strides=self.strides, centres=self.centres)
 
 
-def scale_centres(strides: Sequence[int], finest: float | None) -> tuple[float, ...]:
-    """The z at which each level counts most: log2 of its stride, or one apart from `finest` on."""
+def scale_centres(strides: Sequence[int], finest: float | None) -> Tensor:
+    """[L]: the z at which each level counts most, log2 of its stride, or one apart from `finest` on."""
     if finest is None:
-        return tuple(math.log2(stride) for stride in strides)
-    return tuple(finest + level for level in range(len(strides)))
+        return torch.tensor([math.log2(stride) for stride in strides])
+    return torch.tensor([finest + level for level in range(len(strides))])
 
 
 def offset_points(vectors: Tensor, offsets: Tensor) -> Tensor:

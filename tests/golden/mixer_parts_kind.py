@@ -108,7 +108,7 @@ def _check_sampling(part: _Part) -> None:
     offsets = part.inputs["offset"].unflatten(-1, (hyper["G"], hyper["P_in"], 3))
     points = offset_points(vectors, offsets)
     centres, temperature = scale_centres(hyper["strides"], None), hyper.get("tau", 2.0)
-    weights = level_weights(points[..., 2], points.new_tensor(centres), temperature=temperature)
+    weights = level_weights(points[..., 2], centres.to(points), temperature=temperature)
     part.check("sample_points", points.flatten(2, 3)[:, :, None])
     part.check("level_weights", weights.flatten(2, 3)[:, :, None])
     options = {"strides": hyper["strides"], "centres": centres, "temperature": temperature}
@@ -130,7 +130,7 @@ def _check_sampler(part: _Part) -> None:
     places = offset_points(vectors, offsets)
     part.check("points_xy", places[..., :2])
     part.check("points_z", places[..., 2])
-    part.check("level_weights", level_weights(places[..., 2], places.new_tensor(sampler.centres)))
+    part.check("level_weights", level_weights(places[..., 2], sampler.centres))
     part.backward({"out": sampler(query, vectors, part.memory())}, sampler, names)
 
 

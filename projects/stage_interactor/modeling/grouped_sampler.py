@@ -41,7 +41,8 @@ class GroupedSampler(nn.Module):
         super().__init__()
         self.num_groups = num_groups
         self.num_anchors, self.num_details = of_stage(num_anchors, stage), of_stage(num_details, stage)
-        self.strides, self.centres = tuple(strides), scale_centres(strides, finest_scale)
+        self.register_buffer("strides", torch.tensor([float(stride) for stride in strides]), persistent=False)
+        self.register_buffer("centres", scale_centres(strides, finest_scale), persistent=False)
         self.anchors = nn.Linear(embed_dim, 3 * num_groups * self.num_anchors)
         self.details = nn.Linear(embed_dim, 3 * self.num_details)
         nn.init.zeros_(self.anchors.weight)

@@ -65,4 +65,4 @@ def test_free_points_may_begin_as_if_they_were_grouped_or_anywhere_in_the_box():
     assert anywhere.flatten(0, 1)[:, 0].unique().numel() == GROUPS * ANCHORS * DETAILS
     for sampler in (grouped, vanilla):
         assert sampler.offsets.bias.view(-1, 3)[:, 2].count_nonzero() == 0  # the levels begin at z = 3 instead
-        assert sampler.centres == (3.0, 4.0, 5.0, 6.0)
+        assert sampler.centres.tolist() == [3.0, 4.0, 5.0, 6.0]
