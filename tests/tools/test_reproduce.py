@@ -183,6 +183,8 @@ def test_a_run_does_not_count_once_its_config_file_says_something_else(monkeypat
     run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
     (run.folder / "last_checkpoint").write_text("model_final.pth")
     assert run.differences() == []
+    names = json.loads((run.folder / "run.json").read_text())["settings"]  # the same in every process
+    assert names["optimizer.params._target_"] == "detrkit.engine.optim.parameter_groups"
     with config.open("a") as file:
         file.write("optimizer.lr = 0.5\n")
     runs._loaded.cache_clear()  # as in another process

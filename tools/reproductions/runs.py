@@ -15,9 +15,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from detrkit.config import LazyConfig
+from detrkit.config import LazyConfig, yaml_form
 from detrkit.engine.checkpoint import some
 from detrkit.engine.checkpointer import POINTER, write_atomically
 from detrkit.engine.metrics import MetricsFile
@@ -105,7 +105,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decides the run's numbers: all values of its config, whoever set them. Not the number of GPUs."""
         cfg = LazyConfig.apply_overrides(copy.deepcopy(_loaded(CHECKOUT / self.config)), self.overrides)
-        settings = {"--config-file": self.config, **flat(OmegaConf.to_container(cfg))}
+        settings = {"--config-file": self.config, **flat(yaml_form.encode(cfg)[0])}
         settings["dataloader.root"] = os.path.abspath(settings["dataloader.root"])
         del settings["train.output_dir"]
         return settings
@@ -215,13 +215,13 @@ def _loaded(config: Path) -> DictConfig:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, from dotted keys to what JSON can hold."""
+    """Nested mappings as one, by dotted keys."""
     leaves = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             leaves.update(flat(value, f"{prefix}{key}."))
         else:
-            leaves[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+            leaves[f"{prefix}{key}"] = value
     return leaves
 
 
