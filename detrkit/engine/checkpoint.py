@@ -77,8 +77,8 @@ def load_model(
     """Load weights into `model`, in place, and return the whole checkpoint (class names and the like).
 
     names: rename table for checkpoints of another library.  ema: take the averaged weights ("ema_state").
-    fine_tuning: parameters that differ in the number of classes alone keep their
-    initialisation, and so does what DCA adds to a plain model, each in a line of the log.
+    fine_tuning: parameters that differ in the number of classes alone keep their initialisation, and so does what DCA
+    adds to a plain model, each in a line of the log.
     A file with the backbone's weights alone goes into `model.backbone`.
     Raises InputError, in one line, if the weights are not those of this model.
     """
