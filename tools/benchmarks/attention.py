@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from benchmarks import with_detrex
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import with_detrex
 from detrkit.layers.deformable import deformable_sampling
 from detrkit.structures import Levels
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks import loops, with_detrex
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from benchmarks.scenes import Scene, make_scene
 from torch import Tensor
 
+from benchmarks import loops, with_detrex
 from csla import CrossStageLabels
 from detrkit.modeling.criterion import SetCriterion
 from detrkit.modeling.labels import OwnStageLabels

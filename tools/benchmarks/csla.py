@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from benchmarks import loops
 from benchmarks.criterion import make_criterion
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from benchmarks.scenes import Scene, make_scene
 from torch import Tensor
 
+from benchmarks import loops
 from csla import CrossStageLabels
 from detrkit.modeling.labels import OwnStageLabels
 from detrkit.modeling.matching import HungarianMatcher

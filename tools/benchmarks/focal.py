@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks import loops, with_detrex
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from torch import Tensor
 
+from benchmarks import loops, with_detrex
 from detrkit.modeling.losses import sigmoid_focal_loss
 
 SHAPE = (7, 2, 900, 80)

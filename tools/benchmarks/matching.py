@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from benchmarks import loops
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from benchmarks.scenes import Scene, make_scene
 from torch import Tensor
 
+from benchmarks import loops
 from detrkit.modeling.matching import HungarianMatcher
 
 SHAPES = (((7, 900, 80), (20, 20)), ((7, 900, 80), (3, 60)), ((6, 100, 80), (20, 20)))

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from benchmarks import mixing_cost, pyramid_sampling, training_step
 from benchmarks.attention import kilobytes
 from benchmarks.detectors import BASELINE, OURS, QUICK_SIZES, image_batch, model_node, row
 from benchmarks.measure import Comparison, Setting, Target, interleaved
@@ -26,6 +25,7 @@ from fvcore.nn import FlopCountAnalysis
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from benchmarks import mixing_cost, pyramid_sampling, training_step
 from detrkit.config import instantiate
 from detrkit.evaluation.cost import HANDLES
 from detrkit.structures import Levels, Memory

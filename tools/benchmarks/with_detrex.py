@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks import loops
 from benchmarks.scenes import Scene
 from torch import Tensor
+
+from benchmarks import loops
 
 
 def _module(name: str) -> Any:
