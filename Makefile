@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-QUICKSTART_CONFIG ?= projects/dino/configs/dino_shapes_csla.py
-QUICKSTART_DATA ?= datasets/shapes_easy
+QUICKSTART_CONFIG ?= projects/dino/configs/dino_toy_csla.py
+QUICKSTART_DATA ?= datasets/toy_easy
 QUICKSTART_OUTPUT ?= output/quickstart
 
 .PHONY: install quickstart test lint format clean
@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: install
-	$(BIN)/python -m detrkit.data.shapes --output $(QUICKSTART_DATA) --train 1200 --val 200 --seed 0 --preset easy
+	$(BIN)/python -m crossstage.data.toy --output $(QUICKSTART_DATA) --train 1200 --val 200 --seed 0 --preset easy
 	$(BIN)/python tools/lazyconfig_train_net.py --config-file $(QUICKSTART_CONFIG) \
 		dataloader.root=$(QUICKSTART_DATA) train.output_dir=$(QUICKSTART_OUTPUT)
 	$(BIN)/python tools/predict.py --config-file $(QUICKSTART_CONFIG) \

@@ -3,8 +3,8 @@
 import copy
 from typing import Any
 
+from crossstage.config import LazyCall as L
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
-from detrkit.config import LazyCall as L
 
 
 def with_csla(model: Any, *, localisation: bool = False, **options: Any) -> Any:

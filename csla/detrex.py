@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossstage.config import LazyCall as L
+from crossstage.config.names import dotted_name, locate
+from crossstage.layers.focal import sigmoid_focal_loss
+from crossstage.structures import PaddedTargets, StageOutputs
 from csla.detrex_stages import GROUPS, Outputs, StageGroup, as_indices, as_matches, as_targets, stage_groups, stage_key
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
-from detrkit.config import LazyCall as L
-from detrkit.config.names import dotted_name, locate
-from detrkit.layers.focal import sigmoid_focal_loss
-from detrkit.structures import PaddedTargets, StageOutputs
 
 INSTALL = (
     "csla.detrex needs detrex 0.3 or newer and detectron2 0.6 or newer in this environment; their guides: "
@@ -100,7 +100,7 @@ class CrossStageCriterion(nn.Module):
     of queries under it, see `csla.detrex_stages.GROUPS`; the others keep their own match and the wrapped class loss.
     box_matches: regroups the box targets of these groups, or None.  class_loss: (logits [S, B, N, K], labels bool
     [S, B, N, K], normalizer=) -> [S] in place of the focal loss with the wrapped criterion's alpha and gamma, such as
-    `detrkit.modeling.losses.FocalClassLoss`.
+    `crossstage.modeling.supervision.losses.FocalClassLoss`.
     Raises TypeError for another criterion, or for one whose class loss cannot be told multi-hot labels.
     """
 

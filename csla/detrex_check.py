@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossstage.structures import PaddedTargets, StageOutputs
 from csla.detrex import require_detrex, with_csla
 from csla.rule import CrossStageLabels
-from detrkit.structures import PaddedTargets, StageOutputs
 
 DETECTOR, NUM_CLASSES, SIZE = "deformable_detr", 8, (96, 128)
 STAGE_ALONE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.structures import PaddedTargets, StageOutputs, Target
+from crossstage.structures import PaddedTargets, StageOutputs, Target
 
 GROUPS = ("matching", "denoising", "one_to_many", "proposals")
 """The groups of queries in detrex's models; `proposals` are the encoder's."""

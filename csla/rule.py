@@ -2,14 +2,15 @@
 
 from torch import Tensor
 
+from crossstage.structures import PaddedTargets, StageOutputs
 from csla.labels import cross_stage_box_matches, cross_stage_labels
-from detrkit.structures import PaddedTargets, StageOutputs
 
 
 class CrossStageLabels:
     """The labels rule of StageInteractor; see `csla.labels.cross_stage_labels` for the options.
 
-    Stands in for `detrkit.modeling.labels.OwnStageLabels`. A window of the stage alone with threshold 0 is that rule.
+    It takes the place of OwnStageLabels (`crossstage.modeling.supervision.labels`), which it equals for a window of the
+    stage alone and threshold 0.
     Raises ValueError for a threshold outside [0, 1], a negative window or a negative number of stages.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from crossstage.config import LazyCall as L
 from dca.attention import DualCrossAttention
-from detrkit.config import LazyCall as L
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${...embed_dim}")
 """The norm between the two attentions; its width is the layer's `embed_dim`, two levels above it."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crossstage.config import LazyCall as L
+from crossstage.config.names import dotted_name, locate
 from dca.attention import DualCrossAttention
-from detrkit.config import LazyCall as L
-from detrkit.config.names import dotted_name, locate
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
 """The norm between the two attentions; its width is the decoder's `embed_dim`."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.pretrained import NameTable
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detrkit.config import LazyConfig, instantiate
+from crossstage.config import LazyConfig, instantiate
 from tests.random_scenes import image_batch
 from tests.tiny_models import ROOT
 
@@ -28,7 +28,7 @@ FORMER_NAMES: dict[str, str] = {}  # part of a parameter's name today -> that pa
 
 def small_configs() -> list[Path]:
     """The configs for the generated data set."""
-    return sorted([*ROOT.glob("projects/*/configs/*_shapes*.py")])
+    return sorted([*ROOT.glob("projects/*/configs/*_toy*.py")])
 
 
 def former_name(name: str) -> str:
@@ -96,7 +96,7 @@ def main() -> None:
     written = json.loads(arguments.compare.read_text()) if arguments.compare else {}
     sequences = {}
     for file in small_configs():
-        name = file.stem.replace("_shapes", "_toy")
+        name = file.stem
         sequences[name] = sequence(file)
         last = sum(sequences[name][-1].values())
         shown = f"largest difference {largest_difference(written[name], sequences[name]):.1e}" if written else ""

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from detrkit.config import LazyConfig, instantiate
+from crossstage.config import LazyConfig, instantiate
 from tests.tiny_models import config_files, plain, without_csla
 
 PINNED = Path(__file__).parent / "projects/data/pinned_names.txt"

@@ -10,9 +10,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.detector import Detector
-from detrkit.structures import ImageBatch, StageOutputs, Target
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
+from crossstage.structures import ImageBatch, StageOutputs, Target
 
 MODELS = Path(__file__).resolve().parents[1] / "projects/dino/configs/models"
 
@@ -65,7 +65,7 @@ def alone(batch: ImageBatch, image: int) -> ImageBatch:
 
 def tiny_dino_node() -> DictConfig:
     """The node of the quickstart's DINO at a tenth of its width: 12 queries, 2 stages, 8 classes, 3 levels."""
-    node = LazyConfig.load(str(MODELS / "dino_shapes.py")).model
+    node = LazyConfig.load(str(MODELS / "dino_toy.py")).model
     node.embed_dim = 32
     node.backbone.update(options={"channels": [8, 16, 16, 16]})
     node.neck.update(in_channels=[16, 16, 16], num_levels=3)

@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.detector import Detector
-from detrkit.structures import ImageBatch, Memory, PaddedTargets, Queries
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
+from crossstage.structures import ImageBatch, Memory, PaddedTargets, Queries
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = {  # what a value of this name is at most, wherever it stands; an interpolation follows what it points to

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # configs name targets in projects/
 
-from detrkit.engine.run import main
+from crossstage.engine.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

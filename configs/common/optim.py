@@ -2,8 +2,8 @@
 
 import torch
 
-from detrkit.config import LazyCall as L
-from detrkit.engine.optim import parameter_groups
+from crossstage.config import LazyCall as L
+from crossstage.engine.optim import parameter_groups
 
 AdamW = L(torch.optim.AdamW)(
     # the trainer sets params.model

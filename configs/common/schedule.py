@@ -5,7 +5,7 @@ A schedule is evaluated at iteration / max_iter: changing `train.max_iter` alone
 
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from detrkit.config import LazyCall as L
+from crossstage.config import LazyCall as L
 
 lr_multiplier_12ep = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[82500, 90000])
 lr_multiplier_24ep = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[150000, 180000])

@@ -1,6 +1,6 @@
 """Names of the released AdaMixer checkpoints (mmdetection) against ours."""
 
-from detrkit.modeling.pretrained import NameTable, mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable, mmdet_mixer_rules
 
 
 def mmdet_adamixer_names() -> NameTable:

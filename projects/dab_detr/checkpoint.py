@@ -1,6 +1,6 @@
 """Names of detrex's DAB-DETR checkpoints against ours."""
 
-from detrkit.modeling.pretrained import NameTable, detrex_anchor_box_rules
+from crossstage.checkpoints.names import NameTable, detrex_anchor_box_rules
 
 
 def detrex_dab_detr_names(*, torchvision_backbone: bool = False) -> NameTable:

@@ -1,6 +1,6 @@
 """Names of detrex's DINO checkpoints against ours."""
 
-from detrkit.modeling.pretrained import (
+from crossstage.checkpoints.names import (
     NameTable,
     detectron2_resnet_rules,
     detrex_deformable_rules,

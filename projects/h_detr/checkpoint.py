@@ -1,6 +1,6 @@
 """Names of detrex's H-Deformable-DETR checkpoints against ours."""
 
-from detrkit.modeling.pretrained import NameTable, detectron2_resnet_rules, detrex_deformable_rules, detrex_head_rules
+from crossstage.checkpoints.names import NameTable, detectron2_resnet_rules, detrex_deformable_rules, detrex_head_rules
 
 
 def detrex_h_detr_names(num_layers: int = 6, *, two_stage: bool = True) -> NameTable:

@@ -4,7 +4,7 @@ Two things there have no counterpart because nothing reads them: `dynamic_conv.s
 number) and `iou_snyc_statistics`. They are left out, and the log says so.
 """
 
-from detrkit.modeling.pretrained import NameTable, mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable, mmdet_mixer_rules
 
 _MIXING = {
     "parameter_generator": "filters",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from crossstage.config import LazyConfig, instantiate
 from csla import CrossStageBoxMatches, CrossStageLabels, with_csla
-from detrkit.config import LazyConfig, instantiate
 from tests.random_scenes import MODELS, image_batch, tiny_dino_node
 
 
@@ -94,7 +94,7 @@ def test_a_config_loaded_from_its_file():
 
 
 def test_a_config_imported_as_a_module():
-    from projects.dino.configs.models.dino_r50 import model
+    from crossstage.projects.dino.configs.models.dino_r50 import model
 
     assert isinstance(instantiate(with_csla(model).criterion).labels, CrossStageLabels)
     assert "CrossStage" not in str(model.criterion.labels)

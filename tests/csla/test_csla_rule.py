@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from crossstage.modeling.supervision.criterion import LabelCount, SetCriterion
+from crossstage.modeling.supervision.labels import OwnStageLabels
+from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from csla import CrossStageBoxMatches, CrossStageLabels
-from detrkit.modeling.criterion import LabelCount, SetCriterion
-from detrkit.modeling.labels import OwnStageLabels
-from detrkit.modeling.matching import HungarianMatcher
-from detrkit.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from tests.random_scenes import boxes_inside, objects_of
 
 BASELINE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from crossstage.layers.attention import ConditionalCrossAttention, DenseAttention
+from crossstage.layers.deformable import MultiScaleDeformableAttention
+from crossstage.layers.mlp import FFN
+from crossstage.modeling.transformer import DECODER_ORDER, TransformerLayer
+from crossstage.structures import Levels, Memory
 from dca import DualCrossAttention
-from detrkit.layers.attention import ConditionalCrossAttention, DenseAttention
-from detrkit.layers.deformable import MultiScaleDeformableAttention
-from detrkit.layers.mlp import FFN
-from detrkit.modeling.transformer import DECODER_ORDER, TransformerLayer
-from detrkit.structures import Levels, Memory
 
 B, N, C, M = 2, 5, 8, 20
 PRE_NORM = ("norm", "self_attn", "norm", "cross_attn", "norm", "ffn")

@@ -7,10 +7,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from crossstage.config import LazyCall as L
+from crossstage.config import LazyConfig, instantiate
 from csla import with_csla
 from dca import DualCrossAttention, with_dca
-from detrkit.config import LazyCall as L
-from detrkit.config import LazyConfig, instantiate
 from tests.random_scenes import MODELS, image_batch, tiny_dino_node
 
 CONFIGS = MODELS.parent
@@ -113,7 +113,7 @@ def test_a_config_that_came_from_disk_is_doubled(tmp_path: Path):
 
 
 def test_a_config_imported_as_a_module():
-    from projects.dino.configs.models.dino_r50 import model
+    from crossstage.projects.dino.configs.models.dino_r50 import model
 
     assert cross_attn(with_dca(model)).second.embed_dim == 256
     assert "DualCrossAttention" not in str(cross_attn(model))
@@ -248,7 +248,7 @@ def test_without_norm_a_silent_second_attention_leaves_the_detector_as_it_was():
             assert torch.equal(one.scores, other.scores)
 
 
-@pytest.mark.parametrize("base", ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_shapes"])
+@pytest.mark.parametrize("base", ["dino_r50_4scale_12ep", "dino_r50_4scale_24ep", "dino_toy"])
 def test_dca_is_the_only_difference_of_its_config(base):
     theirs, ours = (LazyConfig.load(str(CONFIGS / f"{base}_csla{suffix}.py")) for suffix in ("", "_dca"))
     assert plain(ours.model) == plain(with_dca(theirs.model))

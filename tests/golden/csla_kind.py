@@ -7,12 +7,12 @@ import re
 import torch
 from torch import Tensor
 
+from crossstage.layers.boxes import BoxDistance, xyxy_to_cxcywh
+from crossstage.modeling.supervision.criterion import LabelCount
+from crossstage.modeling.supervision.losses import FocalClassLoss, box_losses
+from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
+from crossstage.structures import PaddedTargets, StageOutputs, Target
 from csla import ANY_OVERLAP, CrossStageBoxMatches, CrossStageLabels
-from detrkit.layers.boxes import BoxDistance, xyxy_to_cxcywh
-from detrkit.modeling.criterion import LabelCount
-from detrkit.modeling.losses import FocalClassLoss, box_losses
-from detrkit.modeling.matching import FocalClassCost, HungarianMatcher
-from detrkit.structures import PaddedTargets, StageOutputs, Target
 from tests.golden.folder import Comparison, GoldenFolder, Row
 
 CORNER_DISTANCE = BoxDistance(corners=True, eps=1e-30)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from crossstage.projects.dab_detr.checkpoint import detrex_dab_detr_names
+from crossstage.projects.dn_detr.checkpoint import detrex_dn_detr_names
 from omegaconf import DictConfig
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.denoising import DenoisingNoise
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import PaddedTargets
-from projects.dab_detr.checkpoint import detrex_dab_detr_names
-from projects.dn_detr.checkpoint import detrex_dn_detr_names
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.queries.denoising import DenoisingNoise
+from crossstage.structures import PaddedTargets
 from tests.golden.folder import GoldenFolder, Row
 from tests.golden.scene import Scene, StoredMaps, compare_cases, set_common_hyper_parameters
 

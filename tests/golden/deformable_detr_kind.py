@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.pretrained import NameTable
-from projects.deformable_detr.checkpoint import detrex_deformable_detr_names
-from projects.h_detr.checkpoint import detrex_h_detr_names
+from crossstage.projects.deformable_detr.checkpoint import detrex_deformable_detr_names
+from crossstage.projects.h_detr.checkpoint import detrex_h_detr_names
+
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
 from tests.golden.folder import GoldenFolder, Row
 from tests.golden.scene import Scene, StoredMaps, compare_cases, set_deformable_hyper_parameters
 

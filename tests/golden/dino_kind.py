@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from crossstage.projects.dino.checkpoint import detrex_dino_names
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.denoising import DenoisingNoise
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import PaddedTargets
-from projects.dino.checkpoint import detrex_dino_names
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.queries.denoising import DenoisingNoise
+from crossstage.structures import PaddedTargets
 from tests.golden.folder import GoldenFolder, Row
 from tests.golden.scene import Scene, StoredMaps, compare_cases, set_deformable_hyper_parameters
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detrkit.layers.attention import ConditionalCrossAttention, ConditionalSelfAttention, DenseAttention
-from detrkit.layers.boxes import (
+from crossstage.checkpoints.names import NameTable, detrex_layer_rules
+from crossstage.layers.attention import ConditionalCrossAttention, ConditionalSelfAttention, DenseAttention
+from crossstage.layers.boxes import (
     box_iou,
     cxcywh_to_xyxy,
     generalized_box_iou,
@@ -17,16 +18,15 @@ from detrkit.layers.boxes import (
     inverse_sigmoid,
     xyxy_to_cxcywh,
 )
-from detrkit.layers.deformable import MultiScaleDeformableAttention, deformable_sampling
-from detrkit.layers.mlp import FFN, MLP
-from detrkit.layers.position import LearnedPositions, SinePositions, box_sine_embedding
-from detrkit.modeling.criterion import SetCriterion
-from detrkit.modeling.losses import FocalClassLoss, SoftmaxClassLoss, sigmoid_focal_loss
-from detrkit.modeling.matching import FocalClassCost, HungarianMatcher, SoftmaxClassCost
-from detrkit.modeling.neck import ChannelMapper
-from detrkit.modeling.pretrained import NameTable, detrex_layer_rules
-from detrkit.modeling.transformer import TransformerLayer
-from detrkit.structures import GroupOutputs, Levels, Memory, PaddedTargets, QueryGroup, StageOutputs, Target
+from crossstage.layers.deformable import MultiScaleDeformableAttention, deformable_sampling
+from crossstage.layers.mlp import FFN, MLP
+from crossstage.layers.position import LearnedPositions, SinePositions, box_sine_embedding
+from crossstage.modeling.neck import ChannelMapper
+from crossstage.modeling.supervision.criterion import SetCriterion
+from crossstage.modeling.supervision.losses import FocalClassLoss, SoftmaxClassLoss, sigmoid_focal_loss
+from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, SoftmaxClassCost
+from crossstage.modeling.transformer import TransformerLayer
+from crossstage.structures import GroupOutputs, Levels, Memory, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.golden.folder import Comparison, GoldenFolder, Row
 
 

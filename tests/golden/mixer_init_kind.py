@@ -11,14 +11,14 @@ import re
 from pathlib import Path
 
 import torch
+from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
 from omegaconf import DictConfig
 from torch import Tensor
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.pretrained import NameTable
-from detrkit.modeling.stages import at_stage
-from projects.adamixer.checkpoint import mmdet_adamixer_names
-from projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.stages import at_stage
 from tests.golden.folder import GoldenFolder, Row
 from tests.golden.mixer_kind import UNREAD
 

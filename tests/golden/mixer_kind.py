@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.projects.stage_interactor.modeling.filters import ChannelMixing
+from crossstage.projects.stage_interactor.modeling.grouped_sampler import ungrouped_sampler
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyCall as L
+from crossstage.config import LazyConfig, instantiate
+from crossstage.layers.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from crossstage.layers.position_vector import to_position_vectors
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.neck import pyramid
+from crossstage.modeling.supervision.labels import OwnStageLabels
+from crossstage.structures import FeaturePyramid, GroupOutputs, ImageBatch, PaddedTargets, Queries, StageOutputs, Target
 from csla import ANY_OVERLAP, with_csla
-from detrkit.config import LazyCall as L
-from detrkit.config import LazyConfig, instantiate
-from detrkit.layers.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from detrkit.layers.position_vector import to_position_vectors
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.labels import OwnStageLabels
-from detrkit.modeling.neck import pyramid
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import FeaturePyramid, GroupOutputs, ImageBatch, PaddedTargets, Queries, StageOutputs, Target
-from projects.adamixer.checkpoint import mmdet_adamixer_names
-from projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
-from projects.stage_interactor.modeling.filters import ChannelMixing
-from projects.stage_interactor.modeling.grouped_sampler import ungrouped_sampler
 from tests.golden.csla_kind import SCOPES
 from tests.golden.folder import ROUNDING, Comparison, GoldenFolder, Row
 from tests.golden.scene import StoredMaps

@@ -10,29 +10,29 @@ import re
 from collections.abc import Callable
 
 import torch
+from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSpatialMixing, FilterReuse
+from crossstage.projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
+from crossstage.projects.stage_interactor.modeling.mixing import CascadeMixing
 from torch import Tensor, nn
 
-from detrkit.layers.boxes import cxcywh_to_xyxy
-from detrkit.layers.position_vector import (
+from crossstage.checkpoints.names import NameTable
+from crossstage.layers.boxes import cxcywh_to_xyxy
+from crossstage.layers.position_vector import (
     IsotropicMoves,
     SideMoves,
     position_vector_embedding,
     to_normalised_boxes,
     to_position_vectors,
 )
-from detrkit.layers.sampling import level_weights, sample_pyramid
-from detrkit.modeling.adaptive_mixing import AdaptiveMixing
-from detrkit.modeling.box_queries import BoxQueries
-from detrkit.modeling.encoder import NoEncoder
-from detrkit.modeling.neck import SharedNormMapper, pyramid
-from detrkit.modeling.point_sampler import PointSampler, offset_points, scale_centres
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import Levels, Memory
-from projects.adamixer.checkpoint import mmdet_adamixer_names
-from projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
-from projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSpatialMixing, FilterReuse
-from projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
-from projects.stage_interactor.modeling.mixing import CascadeMixing
+from crossstage.layers.sampling import level_weights, sample_pyramid
+from crossstage.modeling.decoders.adaptive_mixing import AdaptiveMixing
+from crossstage.modeling.decoders.point_sampler import PointSampler, offset_points, scale_centres
+from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.neck import SharedNormMapper, pyramid
+from crossstage.modeling.queries.boxes import BoxQueries
+from crossstage.structures import Levels, Memory
 from tests.golden.folder import Comparison, GoldenFolder, Row
 from tests.golden.mixer_kind import gradient_floor
 

@@ -12,14 +12,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from detrkit.config import LazyCall as L
-from detrkit.modeling.denoising import DenoisingNoise
-from detrkit.modeling.detector import Detector, split_groups
-from detrkit.modeling.losses import FocalClassLoss
-from detrkit.modeling.matching import FocalClassCost
-from detrkit.modeling.postprocess import best_pairs
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import GroupOutputs, ImageBatch, PaddedTargets, Queries, Target
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyCall as L
+from crossstage.modeling.detector import Detector, split_groups
+from crossstage.modeling.postprocess import best_pairs
+from crossstage.modeling.queries.denoising import DenoisingNoise
+from crossstage.modeling.supervision.losses import FocalClassLoss
+from crossstage.modeling.supervision.matching import FocalClassCost
+from crossstage.structures import GroupOutputs, ImageBatch, PaddedTargets, Queries, Target
 from tests.golden.folder import ROUNDING, Comparison, GoldenFolder, Row
 
 

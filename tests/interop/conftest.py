@@ -62,10 +62,10 @@ def scenario(foreign: Callable[..., subprocess.CompletedProcess]) -> Callable[[s
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated dataset in COCO's format; its tests need detectron2."""
     checkouts("detectron2")
-    output = tmp_path_factory.mktemp("data") / "shapes"
-    command = [sys.executable, "-m", "detrkit.data.shapes", "--output", str(output), "--workers", "1"]
+    output = tmp_path_factory.mktemp("data") / "toy"
+    command = [sys.executable, "-m", "crossstage.data.toy", "--output", str(output), "--workers", "1"]
     subprocess.run([*command, "--train", "8", "--val", "6"], cwd=ROOT, check=True, capture_output=True)
     return output

@@ -1,6 +1,6 @@
 """A native detector under detectron2's trainer and evaluator: `detectron2_scenarios.py DATA STEPS` prints JSON.
 
-DATA is a folder of `python -m detrkit.data.shapes`. The detector trains on and is scored over its validation images.
+DATA is a folder of `python -m crossstage.data.toy`. The detector trains on and is scored over its validation images.
 """
 
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detrex_on_cpu import register_shapes, stub
+from detrex_on_cpu import register_toy, stub
 
-from detrkit.data.loader import TestLoader
-from detrkit.evaluation import CocoEvaluator, run_evaluation
-from detrkit.interop.detectron2 import Detectron2Model, native_model, registered_dataset
+from crossstage.data.loader import TestLoader
+from crossstage.evaluation import CocoEvaluator, run_evaluation
+from crossstage.interop.detectron2 import Detectron2Model, native_model, registered_dataset
 
-CONFIG = Path(__file__).resolve().parents[2] / "projects/dino/configs/dino_shapes_csla.py"
+CONFIG = Path(__file__).resolve().parents[2] / "projects/dino/configs/dino_toy_csla.py"
 
 
 def loader(*, training: bool) -> Any:
@@ -26,10 +26,10 @@ def loader(*, training: bool) -> Any:
 
     mapper = DatasetMapper(is_train=training, augmentations=[], image_format="BGR")
     if training:
-        images = records("shapes_val")
+        images = records("toy_val")
         options = {"sampler": TrainingSampler(len(images), seed=0), "total_batch_size": 2, "num_workers": 0}
         return build_detection_train_loader(images, mapper=mapper, **options)
-    return build_detection_test_loader(records("shapes_val", filter_empty=False), mapper=mapper, num_workers=0)
+    return build_detection_test_loader(records("toy_val", filter_empty=False), mapper=mapper, num_workers=0)
 
 
 def train(model: Detectron2Model, steps: int) -> list[float]:
@@ -48,12 +48,12 @@ def theirs(model: Detectron2Model) -> dict[str, float]:
     """By detectron2's loader and COCOEvaluator."""
     from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 
-    return inference_on_dataset(model, loader(training=False), COCOEvaluator("shapes_val", distributed=False))["bbox"]
+    return inference_on_dataset(model, loader(training=False), COCOEvaluator("toy_val", distributed=False))["bbox"]
 
 
 def ours(detector: torch.nn.Module) -> dict[str, float]:
     """By our loader of the registered dataset and our evaluator."""
-    dataset = registered_dataset("shapes_val")
+    dataset = registered_dataset("toy_val")
     test_loader = TestLoader(dataset, transform=None, batch_size=1, num_workers=0)
     return run_evaluation(detector, test_loader, CocoEvaluator(dataset.json_file, cross_check=True))["bbox"]
 
@@ -62,10 +62,10 @@ def records(folder: str) -> dict[str, Any]:
     """A dataset that detectron2 knows by a function beside the COCO JSON that it came from."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    DatasetCatalog.register("by_function", lambda: DatasetCatalog.get("shapes_val"))
-    MetadataCatalog.get("by_function").thing_classes = MetadataCatalog.get("shapes_val").thing_classes
+    DatasetCatalog.register("by_function", lambda: DatasetCatalog.get("toy_val"))
+    MetadataCatalog.get("by_function").thing_classes = MetadataCatalog.get("toy_val").thing_classes
     written = registered_dataset("by_function", json_file=f"{folder}/by_function.json")
-    read = registered_dataset("shapes_val")
+    read = registered_dataset("toy_val")
     pairs = [(written[index], read[index]) for index in range(len(read))]
     equal = [
         torch.equal(one.pixels, other.pixels)
@@ -79,7 +79,7 @@ def records(folder: str) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     stub()
-    register_shapes(sys.argv[1])
+    register_toy(sys.argv[1])
     torch.manual_seed(0)
     model = native_model(str(CONFIG), overrides=["model.decoder.num_layers=3"], image_format="BGR").train()
     losses = train(model, int(sys.argv[2]))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from csla.detrex_check import NUM_CLASSES  # and by way of detrkit torchvision's shim, before detectron2 needs it
+from csla.detrex_check import NUM_CLASSES  # and by way of crossstage torchvision's shim, before detectron2 needs it
 
 DETECTORS = ("dino", "dn_detr", "deformable_detr", "h_deformable_detr")
 SIZE = (64, 96)
@@ -51,13 +51,13 @@ def batch(*counts: int, seed: int = 0) -> list[dict[str, Any]]:
     return inputs
 
 
-def register_shapes(root: str) -> None:
-    """Make `python -m detrkit.data.shapes`'s dataset known to detectron2 as shapes_train and shapes_val."""
+def register_toy(root: str) -> None:
+    """Make `python -m crossstage.data.toy`'s dataset known to detectron2 as toy_train and toy_val."""
     from detectron2.data.datasets import register_coco_instances
 
     for split in ("train", "val"):
         json_file = f"{root}/annotations/instances_{split}2017.json"
-        register_coco_instances(f"shapes_{split}", {}, json_file, f"{root}/{split}2017")
+        register_coco_instances(f"toy_{split}", {}, json_file, f"{root}/{split}2017")
 
 
 def run_script(path: Path, arguments: list[str]) -> None:
@@ -74,5 +74,5 @@ def run_script(path: Path, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     stub()
-    register_shapes(sys.argv[1])
+    register_toy(sys.argv[1])
     run_script(Path(sys.argv[2]), sys.argv[3:])

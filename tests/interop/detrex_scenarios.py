@@ -11,13 +11,13 @@ import torch
 from detrex_on_cpu import batch, stub
 from torch import Tensor
 
+from crossstage.modeling.supervision.criterion import SetCriterion
+from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.structures import GroupOutputs, QueryGroup
 from csla import CrossStageBoxMatches, CrossStageLabels
 from csla.detrex import with_csla
 from csla.detrex_check import RecordedLabels, build, tiny_model
 from dca.detrex import with_dca
-from detrkit.modeling.criterion import SetCriterion
-from detrkit.modeling.matching import HungarianMatcher
-from detrkit.structures import GroupOutputs, QueryGroup
 
 STAGE_ALONE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0}
 ALL_GROUPS = ("matching", "denoising", "one_to_many", "proposals")

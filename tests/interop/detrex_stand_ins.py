@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.layers.focal import sigmoid_focal_loss
+from crossstage.layers.focal import sigmoid_focal_loss
 
 
 class Matcher(nn.Module):

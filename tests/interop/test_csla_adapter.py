@@ -13,11 +13,11 @@ from detrex_stand_ins import AsksForOtherTargets, Matcher, PastTheHooks, StandIn
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from crossstage.config import LazyCall as L
+from crossstage.config import instantiate
 from csla import CrossStageLabels
 from csla.detrex import CrossStageCriterion, with_csla
 from dca.detrex import with_dca
-from detrkit.config import LazyCall as L
-from detrkit.config import instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES, QUERIES, CLASSES = 3, 4, 3
@@ -223,7 +223,7 @@ def test_without_detrex_or_with_an_old_one_the_error_says_what_to_install(monkey
 def test_imports_bring_no_foreign_package_and_the_check_fails_in_one_line():
     code = (
         "import sys; sys.modules.update(detrex=None, detectron2=None)\n"
-        "import csla, csla.detrex, dca.detrex, detrkit.interop.detectron2 as interop\n"
+        "import csla, csla.detrex, dca.detrex, crossstage.interop.detectron2 as interop\n"
         "try: interop.registered_dataset('coco_2017_val')\n"
         "except interop.MissingPackageError as error: assert 'detectron2.readthedocs.io' in str(error)\n"
         "else: raise SystemExit('no error')\n"

@@ -7,9 +7,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from crossstage.config import LazyCall as L
+from crossstage.config import instantiate
 from dca.detrex import DetrexDualCrossAttention, with_dca
-from detrkit.config import LazyCall as L
-from detrkit.config import instantiate
 
 CHANNELS = 8
 

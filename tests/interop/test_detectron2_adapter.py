@@ -1,4 +1,4 @@
-"""detrkit.interop.detectron2 with stand-ins for detectron2's structures and catalogue; runs without detectron2."""
+"""crossstage.interop.detectron2 with stand-ins for detectron2's structures and catalogue; runs without detectron2."""
 
 import sys
 import types
@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detrkit.errors import InputError
-from detrkit.interop.detectron2 import Detectron2Model, coco_content, image_batch, registered_dataset
-from detrkit.structures import Detections, ImageBatch
+from crossstage.errors import InputError
+from crossstage.interop.detectron2 import Detectron2Model, coco_content, image_batch, registered_dataset
+from crossstage.structures import Detections, ImageBatch
 
 
 class Catalog(UserDict):

@@ -10,8 +10,8 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="module")
-def run(foreign, shapes):
-    done = foreign(("detectron2",), HERE / "detectron2_scenarios.py", shapes, 60)
+def run(foreign, toy):
+    done = foreign(("detectron2",), HERE / "detectron2_scenarios.py", toy, 60)
     return json.loads(done.stdout.splitlines()[-1])
 
 

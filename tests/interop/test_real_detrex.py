@@ -29,7 +29,7 @@ train.device = "cpu"
 train.max_iter = train.eval_period = 20
 train.log_period = 5
 resize = [L(T.ResizeShortestEdge)(short_edge_length=96, max_size=128)]
-for part, name in ((dataloader.train, "shapes_train"), (dataloader.test, "shapes_val")):
+for part, name in ((dataloader.train, "toy_train"), (dataloader.test, "toy_val")):
     part.dataset.names, part.num_workers = name, 0
     part.mapper.augmentation, part.mapper.augmentation_with_crop = resize, None
 dataloader.train.total_batch_size = 2
@@ -70,10 +70,10 @@ def test_each_layer_has_a_second_attention_that_matters(detector, scenario):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_detrex_s_train_net_trains_and_evaluates(detector, foreign, detrex_root, shapes, tmp_path):
+def test_detrex_s_train_net_trains_and_evaluates(detector, foreign, detrex_root, toy, tmp_path):
     config, output = tmp_path / "config.py", tmp_path / "output"
     config.write_text(CONFIG.format(detector=detector, output=output))
-    command = (HERE / "detrex_on_cpu.py", shapes, detrex_root / "tools/train_net.py", "--config-file", config)
+    command = (HERE / "detrex_on_cpu.py", toy, detrex_root / "tools/train_net.py", "--config-file", config)
     foreign(("detrex", "detectron2"), *command)
     *steps, evaluation = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in steps] == [4, 9, 14, 19]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from detrkit.config import LazyConfig
+from crossstage.config import LazyConfig
 from tests.pinned_names import changes, found, pinned
 
 ROOT = Path(__file__).resolve().parents[2]

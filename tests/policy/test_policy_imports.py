@@ -6,39 +6,50 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"csla", "dca", "detrkit", "projects", "configs", "tools", "tests"}
+OURS = {"csla", "dca", "crossstage", "projects", "configs", "tools", "benchmarks", "tests"}
+
+FLOOR = {"structures", "errors"}  # whatever lies higher may import these
+PARTS = {  # of crossstage: which other parts each may import; no two of them import each other
+    "structures.py": set(),
+    "errors.py": set(),
+    "torchvision_on_cpu.py": set(),
+    "processes.py": FLOOR,
+    "random_state.py": FLOOR,
+    "configs": set(),
+    "projects": set(),
+    "layers": {"structures"},
+    "config": {"errors", "configs"},
+    "data": {*FLOOR, "torchvision_on_cpu"},
+    "checkpoints": FLOOR,
+    "modeling": {*FLOOR, "layers", "config", "torchvision_on_cpu"},
+    "visualize.py": FLOOR,
+    "evaluation": {*FLOOR, "checkpoints", "data", "processes", "random_state"},
+    "engine": {*FLOOR, "config", "checkpoints", "evaluation", "processes", "random_state"},
+    "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
+    "reproduction": {*FLOOR, "config", "checkpoints", "engine"},
+    "cli": {
+        *FLOOR,
+        *("config", "data", "checkpoints", "modeling", "visualize", "evaluation", "engine", "reproduction"),
+    },
+}
 
 # whoever lies under the path may import these of ours; the longest path that fits counts
 ALLOWED = {
-    "detrkit": {"detrkit"},
-    "detrkit/structures.py": set(),
-    "detrkit/errors.py": set(),
-    "detrkit/layers": {"detrkit.layers", "detrkit.structures"},
-    "detrkit/modeling": {
-        "detrkit.modeling",
-        "detrkit.layers",
-        "detrkit.structures",
-        "detrkit.config",
-        "detrkit.errors",
+    "crossstage": set(),
+    **{
+        f"crossstage/{name}": {f"crossstage.{part}" for part in (name.removesuffix(".py"), *parts)}
+        for name, parts in PARTS.items()
     },
-    "detrkit/config": {"detrkit.config", "detrkit.errors"},
-    "detrkit/data": {
-        "detrkit",
-        "detrkit.data",
-        "detrkit.layers",
-        "detrkit.structures",
-        "detrkit.config",
-        "detrkit.errors",
-    },
-    "csla": {"csla", "detrkit.structures", "detrkit.layers", "detrkit.config"},
+    "csla": {"csla", "crossstage.structures", "crossstage.layers", "crossstage.config"},
     "csla/labels.py": set(),
-    "dca": {"dca", "detrkit.structures", "detrkit.layers", "detrkit.config"},
-    "configs": {"csla", "dca", "detrkit", "configs"},
-    "projects": {"csla", "dca", "detrkit"},
-    "tools": OURS - {"tests"},
+    "dca": {"dca", "crossstage.structures", "crossstage.layers", "crossstage.config"},
+    "configs": {"csla", "dca", "crossstage"},
+    "projects": {"csla", "dca", "crossstage"},
+    "tools": {"crossstage"},
+    "benchmarks": OURS,
 }
 # and these may import nothing of others' but torch
-TORCH_ALONE = ("detrkit/structures.py", "csla/labels.py", "csla/rule.py", "dca/attention.py", "detrkit/layers")
+TORCH_ALONE = ("crossstage/structures.py", "csla/labels.py", "csla/rule.py", "dca/attention.py", "crossstage/layers")
 
 
 def sources(*folders: str) -> list[Path]:
@@ -57,6 +68,8 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            if package and package[0] in ("projects", "configs"):
+                package = ("crossstage", *package)
             module = ".".join([*package, *([node.module] if node.module else [])])
             found |= {f"{module}.{alias.name}" for alias in node.names} if module in OURS else {module}
     return found
@@ -66,16 +79,35 @@ def under(name: str, parents: set[str]) -> bool:
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
-@pytest.mark.parametrize("path", sources("csla", "dca", "detrkit", "configs", "projects", "tools"), ids=named)
+@pytest.mark.parametrize(
+    "path", sources("csla", "dca", "crossstage", "configs", "projects", "tools", "benchmarks"), ids=named
+)
 def test_a_file_imports_only_what_lies_below_it(path: Path):
     name = path.relative_to(ROOT).as_posix()
     rule = max((prefix for prefix in ALLOWED if name == prefix or name.startswith(prefix + "/")), key=len)
-    allowed = ALLOWED[rule]
-    if rule == "projects":
-        allowed = allowed | {".".join(path.relative_to(ROOT).parts[:2])}  # its own project, never another
+    own = path.relative_to(ROOT).parts[1] if rule == "projects" else None
     for module in imports(path):
-        if module.split(".")[0] in OURS and module != "detrkit":
-            assert under(module, allowed), f"{name} imports {module}; it may import {sorted(allowed)}"
+        first, *rest = module.split(".")
+        if first not in OURS or module == "crossstage":
+            continue
+        assert under(module, ALLOWED[rule]), f"{name} imports {module}; it may import {sorted(ALLOWED[rule])}"
+        if own and rest[:1] == ["projects"]:  # another project's configs, never its modeling
+            assert rest[1] == own or "configs" in rest, f"{name} imports {module}"
+
+
+def test_no_two_parts_import_each_other():
+    names = {part.removesuffix(".py"): others for part, others in PARTS.items()}
+    lower: set[str] = set()
+    while names:
+        ready = {part for part, others in names.items() if others <= lower}
+        assert ready, f"a circle among {sorted(names)}"
+        lower |= ready
+        names = {part: others for part, others in names.items() if part not in ready}
+
+
+def test_every_part_has_a_rule():
+    found = {path.name for path in (ROOT / "crossstage").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert found - {"__init__.py", "__pycache__"} == set(PARTS)
 
 
 @pytest.mark.parametrize("name", TORCH_ALONE)
@@ -88,11 +120,10 @@ def test_pure_maths_needs_torch_alone(name: str):
             assert others <= standard | {"torch"}, path
 
 
-def test_nothing_that_is_installed_imports_the_checkout():
-    for path in sources("csla", "dca", "detrkit"):
-        assert not {module for module in imports(path) if under(module, {"projects", "configs", "tools", "tests"})}, (
-            path
-        )
+def test_nothing_imports_the_folders_of_the_checkout():
+    """A top-level `projects` is detrex's as well: ours is `crossstage.projects`."""
+    for path in sources("csla", "dca", "crossstage", "projects", "configs", "tools", "tests"):
+        assert not {module for module in imports(path) if under(module, {"projects", "configs", "tools"})}, path
 
 
 def test_the_rule_sees_what_it_should(tmp_path: Path, monkeypatch):
@@ -101,4 +132,4 @@ def test_the_rule_sees_what_it_should(tmp_path: Path, monkeypatch):
     (tmp_path / "projects/dino/configs").mkdir(parents=True)
     path = tmp_path / "projects/dino/configs/a.py"
     path.write_text("from .models.b import model\nfrom csla import with_csla\ndef f():\n    import tools.predict\n")
-    assert imports(path) == {"projects.dino.configs.models.b", "csla.with_csla", "tools.predict"}
+    assert imports(path) == {"crossstage.projects.dino.configs.models.b", "csla.with_csla", "tools.predict"}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.detector import Detector
+from crossstage.structures import PaddedTargets
 from csla import with_csla
 from dca import with_dca
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.detector import Detector
-from detrkit.structures import PaddedTargets
 from tests.foreign_names import PROJECTS
 from tests.random_scenes import alone, image_batch
 

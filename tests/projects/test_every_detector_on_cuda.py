@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from detrkit.config import instantiate
+from crossstage.config import instantiate
 from tests.random_scenes import image_batch
 from tests.tiny_models import baselines, decoder_inputs, models, random_detector
 

@@ -15,9 +15,9 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
-from detrkit.modeling.decoder import DeformableDecoder
-from detrkit.modeling.detector import Detector
-from detrkit.structures import ImageBatch, StageOutputs
+from crossstage.modeling.decoders.deformable import DeformableDecoder
+from crossstage.modeling.detector import Detector
+from crossstage.structures import ImageBatch, StageOutputs
 from tests.random_scenes import LocalBackbone, alone, image_batch
 from tests.tiny_models import baselines, decoder_inputs, random_detector, randomised
 

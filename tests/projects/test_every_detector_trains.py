@@ -10,10 +10,10 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from crossstage.config import LazyConfig, instantiate
+from crossstage.structures import GroupOutputs, PaddedTargets, Queries, StageOutputs
 from csla import with_csla
 from dca import with_dca
-from detrkit.config import LazyConfig, instantiate
-from detrkit.structures import GroupOutputs, PaddedTargets, Queries, StageOutputs
 from tests.random_scenes import image_batch
 from tests.tiny_models import baselines, decoder_inputs, models, plain, random_detector, randomised
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
 from omegaconf import DictConfig
 from torch import nn
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.pretrained import NameTable
-from detrkit.structures import GroupOutputs, PaddedTargets, QueryGroup
-from projects.adamixer.checkpoint import mmdet_adamixer_names
-from projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import LazyConfig, instantiate
+from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup
 from tests.golden.folder import GoldenFolder
 from tests.random_scenes import objects_of, predictions
 

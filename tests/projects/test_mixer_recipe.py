@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from detrkit.config import get_config, instantiate
-from detrkit.data.batch import Sample, bounding_boxes
+from crossstage.config import get_config, instantiate
+from crossstage.data.batch import Sample, bounding_boxes
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.config import LazyConfig, instantiate
-from detrkit.engine.checkpoint import load_model, read_checkpoint
-from detrkit.modeling.class_subset import COCO_CLASSES
+from crossstage.checkpoints.classes import COCO_CLASSES
+from crossstage.checkpoints.load import load_model, read_checkpoint
+from crossstage.config import LazyConfig, instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools/convert_checkpoint.py"
@@ -229,7 +229,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake, work, native, cap
 
 WITH_DCA = """
 from dca import with_dca
-from projects.dino.configs.dino_swin_tiny_224_4scale_12ep import model, train
+from crossstage.projects.dino.configs.dino_swin_tiny_224_4scale_12ep import model, train
 
 model = with_dca(model)
 """

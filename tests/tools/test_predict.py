@@ -15,7 +15,7 @@ TOOL = ROOT / "tools" / "predict.py"
 MODEL = '''
 import torch
 from torch import nn
-from detrkit.structures import Detections
+from crossstage.structures import Detections
 
 class Finder(nn.Module):
     """Finds the red (class 0) and the green (class 1) rectangle of an image; the weights are their scores."""
@@ -45,10 +45,10 @@ class Finder(nn.Module):
 
 CONFIG = """
 from omegaconf import OmegaConf
-from detrkit.config import LazyCall as L
-from detrkit.data.coco import CocoDetection
-from detrkit.data.loader import TestLoader
-from detrkit.data.transforms import Resize
+from crossstage.config import LazyCall as L
+from crossstage.data.coco import CocoDetection
+from crossstage.data.loader import TestLoader
+from crossstage.data.transforms import Resize
 from predict_stand_in import Finder
 
 model = L(Finder)(num_classes=2)

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.shapes import main as write_shapes
-from detrkit.errors import InputError
-from tools import reproduce
-from tools.reproductions import report, runs
-from tools.reproductions.data import DATA
-from tools.reproductions.intervals import difference, mean_of_seeds
-from tools.reproductions.rows import Row, chosen, length
-from tools.reproductions.runs import Request
-from tools.reproductions.tables import TABLES, rows_of
+from crossstage.cli import reproduce
+from crossstage.data.toy.generate import main as write_toy
+from crossstage.errors import InputError
+from crossstage.reproduction import report, runs
+from crossstage.reproduction.data import DATA
+from crossstage.reproduction.intervals import difference, mean_of_seeds
+from crossstage.reproduction.rows import Row, chosen, length
+from crossstage.reproduction.runs import Request
+from crossstage.reproduction.tables import TABLES, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
-STANDIN = ROOT / "tests" / "detrkit" / "engine"
-CONFIG = "tests/detrkit/engine/engine_config.py"  # 12 iterations, by itself
+STANDIN = ROOT / "tests" / "crossstage" / "engine"
+CONFIG = "tests/crossstage/engine/engine_config.py"  # 12 iterations, by itself
 ROWS = (
     Row("plain", CONFIG, CONFIG, 49.2, "the zoo", "", 12),
     Row("rule", CONFIG, CONFIG, None, "", "plain", 12, ("model.noise=0",)),
@@ -75,7 +75,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
 
 def record(row: str, seed: int = 0) -> dict:
-    return json.loads(Path(f"out/shapes/{row}/seed{seed}/run.json").read_text())
+    return json.loads(Path(f"out/toy/{row}/seed{seed}/run.json").read_text())
 
 
 def finish(request: Request, row: int, aps: list[float]) -> None:
@@ -123,10 +123,10 @@ def test_rows_of_the_papers_tables_are_there(table):
     names = [row.name for row in TABLES[table]]
     assert len(set(names)) == len(names)
     for row in TABLES[table]:
-        assert (ROOT / row.config).is_file() and (ROOT / row.shapes_config).is_file()
+        assert (ROOT / row.config).is_file() and (ROOT / row.toy_config).is_file()
         assert row.baseline in ("", *names) and row.baseline != row.name
         assert (row.paper_ap is None) == (row.source == "")
-        assert row.overrides_for("shapes")[: len(row.overrides)] == row.overrides == row.overrides_for("coco")
+        assert row.overrides_for("toy")[: len(row.overrides)] == row.overrides == row.overrides_for("coco")
 
 
 def test_length_and_choice_of_rows():
@@ -146,7 +146,7 @@ def test_length_and_choice_of_rows():
 
 
 def test_report_says_what_the_disk_holds(tmp_path):
-    request = Request("x", DATA["shapes"], Path("data"), Path("out"), scale=0.5, seeds=3)
+    request = Request("x", DATA["toy"], Path("data"), Path("out"), scale=0.5, seeds=3)
     finish(request, 0, [11.0, 32.0, 53.0])
     finish(request, 1, [12.0, 34.0, 56.0])
     _, rule, longer = reports_of(request)
@@ -166,8 +166,8 @@ def test_report_says_what_the_disk_holds(tmp_path):
 
 
 def test_runs_with_other_settings_do_not_count():
-    finish(Request("x", DATA["shapes"], Path("data"), Path("out"), scale=0.5), 0, [11.0])
-    request = Request("x", DATA["shapes"], Path("data"), Path("out"))
+    finish(Request("x", DATA["toy"], Path("data"), Path("out"), scale=0.5), 0, [11.0])
+    request = Request("x", DATA["toy"], Path("data"), Path("out"))
     finish(request, 1, [12.0])
     plain, rule, _ = reports_of(request)
     assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.states
@@ -177,14 +177,14 @@ def test_runs_with_other_settings_do_not_count():
 def test_a_run_does_not_count_once_its_config_file_says_something_else(monkeypatch, tmp_path):
     config = tmp_path / "config.py"
     config.write_text((ROOT / CONFIG).read_text())
-    monkeypatch.setitem(TABLES, "x", (replace(ROWS[0], shapes_config=str(config)),))
-    request = Request("x", DATA["shapes"], Path("data"), Path("out"))
+    monkeypatch.setitem(TABLES, "x", (replace(ROWS[0], toy_config=str(config)),))
+    request = Request("x", DATA["toy"], Path("data"), Path("out"))
     (run,) = request.runs(request.rows[0])
     run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
     (run.folder / "last_checkpoint").write_text("model_final.pth")
     assert run.differences() == []
     names = json.loads((run.folder / "run.json").read_text())["settings"]  # the same in every process
-    assert names["optimizer.params._target_"] == "detrkit.engine.optim.parameter_groups"
+    assert names["optimizer.params._target_"] == "crossstage.engine.optim.parameter_groups"
     with config.open("a") as file:
         file.write("optimizer.lr = 0.5\n")
     runs._loaded.cache_clear()  # as in another process
@@ -199,16 +199,16 @@ def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
         in err.splitlines()
     )
     assert "[2/2] rule, seed 0: starting" in out
-    text = Path("out/shapes/report.md").read_text()
+    text = Path("out/toy/report.md").read_text()
     assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew" in text
     assert "| rule | 12 | not in our facts | 40.00 | 40.00 | 60.00 |" in text
     # nothing of `plain` would be lost: other settings are no reason to refuse, unlike those of `rule`
     assert tool("--rows", "plain", "--seeds", "2") == 0
     assert "[1/2] plain, seed 0: starting" in capfd.readouterr().out
-    assert record("plain")["error"] == "" and json.loads(Path("out/shapes/report.json").read_text())["seeds"] == 2
+    assert record("plain")["error"] == "" and json.loads(Path("out/toy/report.json").read_text())["seeds"] == 2
     assert tool("--rows", "rule") == 2
     assert capfd.readouterr().err.startswith(
-        "error: out/shapes/rule/seed0: holds a run with other settings: model.accident=input (asked: ''); "
+        "error: out/toy/rule/seed0: holds a run with other settings: model.accident=input (asked: ''); "
     )
 
 
@@ -217,28 +217,28 @@ def test_ctrl_c_lets_the_training_save_and_the_same_command_goes_on(tool, capfd)
     out, err = capfd.readouterr()
     assert "stopped; go on with: " in err and err.rstrip().endswith("model.accident=SIGINT")
     assert "rule, seed 0: starting" not in out
-    assert "seed 0: stopped (4 of 12 iterations are saved)" in Path("out/shapes/report.md").read_text()
-    Path("out/shapes/rule/seed0").mkdir(parents=True)
-    Path("out/shapes/rule/seed0/last_checkpoint").write_text("model_0000003.pth")  # by another tool
+    assert "seed 0: stopped (4 of 12 iterations are saved)" in Path("out/toy/report.md").read_text()
+    Path("out/toy/rule/seed0").mkdir(parents=True)
+    Path("out/toy/rule/seed0/last_checkpoint").write_text("model_0000003.pth")  # by another tool
     assert tool("--rows", "plain", "rule", "model.accident=SIGINT") == 2
     assert "rule/seed0: holds a run with other settings: no run.json" in capfd.readouterr().err
     assert tool("--rows", "plain", "model.accident=SIGINT") == 0
     assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
     assert len(record("plain")["starts"]) == 2
     # killed in the final evaluation: all iterations are saved, and it is not finished
-    Path("out/shapes/plain/seed0/results.json").unlink()
+    Path("out/toy/plain/seed0/results.json").unlink()
     assert tool("--rows", "plain", "model.accident=SIGINT") == 0
     assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
 
 
 def test_two_tools_do_not_train_in_one_folder(tool, capfd):
-    folder = Path("out/shapes/plain/seed0")
+    folder = Path("out/toy/plain/seed0")
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert tool("--rows", "plain", "rule") == 1
     assert f"error: {folder}: another process is at work there" in capfd.readouterr().err
-    assert not (folder / "run.json").exists() and Path("out/shapes/rule/seed0/results.json").exists()
+    assert not (folder / "run.json").exists() and Path("out/toy/rule/seed0/results.json").exists()
     assert tool("--rows", "plain") == 0
 
 
@@ -265,11 +265,11 @@ def test_mistakes_are_told_before_anything_starts(tool, capfd, arguments, messag
 def test_a_real_run_ends_up_in_the_report_and_is_not_repeated(capfd):
     arguments = ["--table", "x", "--rows", "rule", "--root", "data", "--output", "out", "train.device=cpu"]
     counts = ["--train", "8", "--val", "4", "--size", "96", "--workers", "1"]
-    assert write_shapes(["--output", "data", *counts]) == 0
+    assert write_toy(["--output", "data", *counts]) == 0
     assert reproduce.main([*arguments, "train.max_iter=2", "train.log_period=1"]) == 0
     assert "skipped" not in capfd.readouterr().out
-    row = json.loads(Path("out/shapes/report.json").read_text())["rows"][1]
-    results = json.loads(Path("out/shapes/rule/seed0/results.json").read_text())
+    row = json.loads(Path("out/toy/report.json").read_text())["rows"][1]
+    results = json.loads(Path("out/toy/rule/seed0/results.json").read_text())
     assert row["ap"]["mean"] == results["bbox"]["AP"] and row["runs"][0]["training_seconds"] > 0
     assert reproduce.main([*arguments, "train.max_iter=2", "train.log_period=1"]) == 0
     assert "[1/1] rule, seed 0: finished, skipped" in capfd.readouterr().out
@@ -284,16 +284,14 @@ def test_dry_run_prints_commands_to_paste(tmp_path):
     done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     write, *trainings = [shlex.split(line) for line in done.stdout.splitlines()]
-    assert write[1:5] == ["-m", "detrkit.data.shapes", "--output", "datasets/shapes_easy"]
+    assert write[1:5] == ["-m", "crossstage.data.toy", "--output", "datasets/toy_easy"]
     assert [line[-1] for line in trainings] == [
-        f"train.output_dir=with space/shapes/dino_swin_base_12ep{variant}/seed{seed}"
+        f"train.output_dir=with space/toy/dino_swin_base_12ep{variant}/seed{seed}"
         for seed in (0, 1)
         for variant in ("", "_csla")
     ]
     for line in trainings:
         assert Path(line[1]).is_file() and Path(line[line.index("--config-file") + 1]).is_file()
-        assert {"--resume", "train.device=cpu", "dataloader.root=datasets/shapes_easy", "train.eval_period=0"} <= {
-            *line
-        }
+        assert {"--resume", "train.device=cpu", "dataloader.root=datasets/toy_easy", "train.eval_period=0"} <= {*line}
         assert line[line.index("--num-gpus") + 1] == "2"
     assert not list(tmp_path.iterdir())

@@ -7,15 +7,15 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from detrkit.config import LazyConfig, instantiate
-from tools.reproductions.tables import TABLES
+from crossstage.config import LazyConfig, instantiate
+from crossstage.reproduction.tables import TABLES
 
 CHANGED = sorted(
     {
         (row.config_for(data), row.overrides_for(data))
         for rows in TABLES.values()
         for row in rows
-        for data in ("coco", "shapes")
+        for data in ("coco", "toy")
         if row.overrides_for(data)
     }
 )

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.shapes import main as write_shapes
-from detrkit.engine.checkpoint import read_checkpoint
-from detrkit.engine.metrics import MetricsFile
-from detrkit.engine.run import main
+from crossstage.checkpoints.load import read_checkpoint
+from crossstage.data.toy.generate import main as write_toy
+from crossstage.engine.metrics import MetricsFile
+from crossstage.engine.run import main
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "lazyconfig_train_net.py"
-STANDIN = ROOT / "tests" / "detrkit" / "engine"
+STANDIN = ROOT / "tests" / "crossstage" / "engine"
 
 
 @pytest.fixture(scope="module")
-def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shapes") / "data"
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy") / "data"
     counts = ["--train", "24", "--val", "9", "--size", "96", "--workers", "1"]
-    assert write_shapes(["--output", str(root), *counts]) == 0
+    assert write_toy(["--output", str(root), *counts]) == 0
     return root
 
 
@@ -37,11 +37,11 @@ def run_arguments(root: Path, folder: str, *more: str) -> list[str]:
     return ["--config-file", str(STANDIN / "engine_config.py"), "train.device=cpu", *given, *more]
 
 
-def test_two_processes_train_as_one(shapes_root, tmp_path, monkeypatch):
+def test_two_processes_train_as_one(toy_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(STANDIN)
-    assert main(run_arguments(shapes_root, "run1")) == 0
-    done = start(*run_arguments(shapes_root, "run2", "--num-gpus", "2"), cwd=tmp_path)
+    assert main(run_arguments(toy_root, "run1")) == 0
+    done = start(*run_arguments(toy_root, "run2", "--num-gpus", "2"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     one, two = (MetricsFile(tmp_path / f"run{count}/metrics.json").read() for count in (1, 2))
@@ -59,9 +59,9 @@ def test_two_processes_train_as_one(shapes_root, tmp_path, monkeypatch):
     assert one[3].keys() == two[3].keys()
 
 
-def test_an_error_of_one_process_is_one_line_and_ends_all(shapes_root, tmp_path):
+def test_an_error_of_one_process_is_one_line_and_ends_all(toy_root, tmp_path):
     accident = ["model.accident=input", "model.accident_at=2", "--num-gpus", "2"]
-    done = start(*run_arguments(shapes_root, "run", *accident), cwd=tmp_path)
+    done = start(*run_arguments(toy_root, "run", *accident), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert errors == ["error: 000000000017.jpg: truncated; copy it anew"]

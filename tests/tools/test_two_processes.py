@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = "projects/dino/configs/dino_shapes_csla.py"
+CONFIG = "projects/dino/configs/dino_toy_csla.py"
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from omegaconf import OmegaConf
 
-from detrkit.config import LazyCall as L
-from detrkit.data.coco import CocoDetection
-from detrkit.data.loader import TestLoader, TrainLoader
-from detrkit.data.transforms import DetrAugmentation, Resize
-from detrkit.evaluation import CocoEvaluator
+from crossstage.config import LazyCall as L
+from crossstage.data.coco import CocoDetection
+from crossstage.data.loader import TestLoader, TrainLoader
+from crossstage.data.transforms import DetrAugmentation, Resize
+from crossstage.evaluation import CocoEvaluator
 
 dataloader = OmegaConf.create()
 

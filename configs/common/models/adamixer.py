@@ -3,19 +3,19 @@
 A project adds `model.decoder.layer.sampler` and `.mixing`, and what its supervision has of its own.
 """
 
-from detrkit.config import LazyCall as L
-from detrkit.layers.boxes import BoxDistance
-from detrkit.layers.mlp import FFN
-from detrkit.modeling.backbone import FixedStatistics, TimmBackbone
-from detrkit.modeling.box_queries import BoxQueries
-from detrkit.modeling.criterion import LabelCount, SetCriterion
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.encoder import NoEncoder
-from detrkit.modeling.labels import OwnStageLabels
-from detrkit.modeling.matching import FocalClassCost, HungarianMatcher
-from detrkit.modeling.mixer_decoder import MixerDecoder, MixerLayer, NormedHead, OverlapAttention
-from detrkit.modeling.neck import SharedNormMapper
-from detrkit.modeling.postprocess import TopK
+from crossstage.config import LazyCall as L
+from crossstage.layers.boxes import BoxDistance
+from crossstage.layers.mlp import FFN
+from crossstage.modeling.backbone import FixedStatistics, TimmBackbone
+from crossstage.modeling.decoders.mixer import MixerDecoder, MixerLayer, NormedHead, OverlapAttention
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.neck import SharedNormMapper
+from crossstage.modeling.postprocess import TopK
+from crossstage.modeling.queries.boxes import BoxQueries
+from crossstage.modeling.supervision.criterion import LabelCount, SetCriterion
+from crossstage.modeling.supervision.labels import OwnStageLabels
+from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
 
 box_distance = L(BoxDistance)(corners=True, eps=1e-30)
 

@@ -2,18 +2,18 @@
 
 from torch import nn
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.attention import ConditionalCrossAttention, ConditionalSelfAttention, DenseAttention
-from detrkit.layers.mlp import FFN, BoxHead, ClassHead
-from detrkit.layers.position import SinePositions
-from detrkit.modeling.anchor_queries import AnchorQueries
-from detrkit.modeling.backbone import TimmBackbone
-from detrkit.modeling.conditional_decoder import ConditionalDecoder
-from detrkit.modeling.dense_encoder import DenseEncoder
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.neck import SingleLevelProjection
-from detrkit.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.attention import ConditionalCrossAttention, ConditionalSelfAttention, DenseAttention
+from crossstage.layers.mlp import FFN, BoxHead, ClassHead
+from crossstage.layers.position import SinePositions
+from crossstage.modeling.backbone import TimmBackbone
+from crossstage.modeling.decoders.conditional import ConditionalDecoder
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.encoders.dense import DenseEncoder
+from crossstage.modeling.neck import SingleLevelProjection
+from crossstage.modeling.queries.anchors import AnchorQueries
+from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 
 ffn = L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048, activation=L(nn.PReLU)())
 

@@ -3,18 +3,18 @@
 A project adds `model.queries` and what its decoder has of its own.
 """
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.attention import DenseAttention
-from detrkit.layers.deformable import MultiScaleDeformableAttention
-from detrkit.layers.mlp import FFN, BoxHead, ClassHead
-from detrkit.layers.position import SinePositions
-from detrkit.modeling.backbone import TimmBackbone
-from detrkit.modeling.decoder import DeformableDecoder
-from detrkit.modeling.detector import Detector
-from detrkit.modeling.encoder import DeformableEncoder
-from detrkit.modeling.neck import ChannelMapper
-from detrkit.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.attention import DenseAttention
+from crossstage.layers.deformable import MultiScaleDeformableAttention
+from crossstage.layers.mlp import FFN, BoxHead, ClassHead
+from crossstage.layers.position import SinePositions
+from crossstage.modeling.backbone import TimmBackbone
+from crossstage.modeling.decoders.deformable import DeformableDecoder
+from crossstage.modeling.detector import Detector
+from crossstage.modeling.encoders.deformable import DeformableEncoder
+from crossstage.modeling.neck import ChannelMapper
+from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 
 supervision = get_config("common/models/supervision.py")
 

@@ -1,10 +1,10 @@
 """Matching, losses and post-processing as all of detrex's detectors have them."""
 
-from detrkit.config import LazyCall as L
-from detrkit.modeling.criterion import SetCriterion
-from detrkit.modeling.labels import OwnStageLabels
-from detrkit.modeling.matching import HungarianMatcher
-from detrkit.modeling.postprocess import TopK
+from crossstage.config import LazyCall as L
+from crossstage.modeling.postprocess import TopK
+from crossstage.modeling.supervision.criterion import SetCriterion
+from crossstage.modeling.supervision.labels import OwnStageLabels
+from crossstage.modeling.supervision.matching import HungarianMatcher
 
 criterion = L(SetCriterion)(
     matcher=L(HungarianMatcher)(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0),

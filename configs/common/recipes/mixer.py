@@ -12,11 +12,11 @@ down; images padded to multiples of 32. A config takes one schedule with its `tr
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 from torchvision.transforms.v2 import Compose
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.data.transforms import RandomFlip, Resize
-from detrkit.engine.optim import WarmupParamScheduler
-from detrkit.modeling.backbone import DeformableStages, FixedStatistics
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.data.transforms import RandomFlip, Resize
+from crossstage.engine.optim import WarmupParamScheduler
+from crossstage.modeling.backbone import DeformableStages, FixedStatistics
 
 dataloader = get_config("common/data/coco.py").dataloader
 dataloader.train.size_divisor = 32

@@ -1,8 +1,9 @@
 """AdaMixer R50, 100 queries, 12 epochs on COCO, flipped images only."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.adamixer_r50 import model
 

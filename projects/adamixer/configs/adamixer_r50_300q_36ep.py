@@ -1,6 +1,6 @@
 """AdaMixer R50, 300 queries, 36 epochs on COCO, several scales and crops."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .adamixer_r50_12ep import model, optimizer, train
 

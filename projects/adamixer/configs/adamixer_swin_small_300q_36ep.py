@@ -1,6 +1,6 @@
 """AdaMixer with a Swin-S of ImageNet-1k, 300 queries, 36 epochs."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .adamixer_r50_300q_36ep import dataloader, model, optimizer, train
 

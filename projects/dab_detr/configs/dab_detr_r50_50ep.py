@@ -1,8 +1,9 @@
 """DAB-DETR R50, 50 epochs on COCO: detrex's recipe (43.3 AP there)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.dab_detr.checkpoint import detrex_dab_detr_names
+from crossstage.projects.dab_detr.checkpoint import detrex_dab_detr_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.dab_detr_r50 import model
 

@@ -1,8 +1,9 @@
 """Deformable-DETR R50, 50 epochs on COCO: detrex's recipe (44.9 AP there, with class weight 2)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.deformable_detr.checkpoint import detrex_deformable_detr_names
+from crossstage.projects.deformable_detr.checkpoint import detrex_deformable_detr_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.deformable_detr_r50 import model
 

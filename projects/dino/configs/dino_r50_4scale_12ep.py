@@ -1,8 +1,9 @@
 """DINO R50, 4 scales, 12 epochs on COCO: detrex's recipe (49.2 AP there)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.dino.checkpoint import detrex_dino_names
+from crossstage.projects.dino.checkpoint import detrex_dino_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.dino_r50 import model
 

@@ -1,6 +1,6 @@
 """DINO R50, 4 scales, 24 epochs on COCO: as detrex, with other positions and images without objects (50.6 AP there)."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .dino_r50_4scale_12ep import dataloader, model, optimizer, train
 

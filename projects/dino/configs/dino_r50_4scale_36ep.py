@@ -1,6 +1,6 @@
 """DINO R50, 4 scales, 36 epochs on COCO: the 12-epoch recipe, three times as long."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .dino_r50_4scale_12ep import dataloader, model, optimizer, train
 

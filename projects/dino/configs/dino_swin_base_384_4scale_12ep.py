@@ -1,7 +1,8 @@
 """DINO Swin-B (384, ImageNet-22k), 4 scales, 12 epochs on COCO: detrex's recipe (55.8 AP there)."""
 
-from detrkit.config import LazyCall as L
-from projects.dino.checkpoint import detrex_dino_swin_names
+from crossstage.projects.dino.checkpoint import detrex_dino_swin_names
+
+from crossstage.config import LazyCall as L
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
 from .models.dino_swin_base_384 import model

@@ -1,8 +1,9 @@
 """DN-DETR R50, 50 epochs on COCO: detrex's recipe (44.7 AP there)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.dn_detr.checkpoint import detrex_dn_detr_names
+from crossstage.projects.dn_detr.checkpoint import detrex_dn_detr_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.dn_detr_r50 import model
 

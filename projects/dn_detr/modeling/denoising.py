@@ -8,8 +8,8 @@ denoising query (1) or not (0). A label may be drawn as "no object", the content
 import torch
 from torch import Tensor, nn
 
-from detrkit.modeling.denoising import DenoisingNoise, choose_objects, denoising_group, slot_references
-from detrkit.structures import PaddedTargets, QueryGroup
+from crossstage.modeling.queries.denoising import DenoisingNoise, choose_objects, denoising_group, slot_references
+from crossstage.structures import PaddedTargets, QueryGroup
 
 
 def noised_copies(

@@ -1,6 +1,6 @@
 """H-Deformable-DETR R50 from learned queries, 50 epochs on COCO; detrex's config of this kind does not run."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .h_detr_r50_two_stage_12ep import dataloader, optimizer, train
 from .models.h_detr_r50_one_stage import model

@@ -1,8 +1,9 @@
 """H-Deformable-DETR R50, two-stage, 12 epochs on COCO: detrex's recipe (49.1 AP there, with another trainer)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.h_detr.checkpoint import detrex_h_detr_names
+from crossstage.projects.h_detr.checkpoint import detrex_h_detr_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.h_detr_r50 import model
 

@@ -1,6 +1,6 @@
 """H-Deformable-DETR R50, two-stage, 36 epochs on COCO (50.3 AP with the authors' weights, in detrex)."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .h_detr_r50_two_stage_12ep import dataloader, model, optimizer, train
 

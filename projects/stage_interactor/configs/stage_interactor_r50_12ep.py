@@ -1,8 +1,9 @@
 """StageInteractor R50, 100 queries, 12 epochs on COCO, flipped images only (44.8 AP in the paper)."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 from .models.stage_interactor_r50 import model
 

@@ -1,6 +1,6 @@
 """StageInteractor R50, 300 queries, 12 epochs on COCO, several scales and crops (46.3 AP in the paper)."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .stage_interactor_r50_12ep import lr_multiplier, model, optimizer, train
 

@@ -1,6 +1,6 @@
 """StageInteractor with a Swin-S of ImageNet-1k, 300 queries, 36 epochs (52.7 AP in the paper)."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .stage_interactor_r50_300q_36ep import dataloader, model, optimizer, train
 

@@ -1,6 +1,6 @@
 """StageInteractor, ResNeXt-101 32x4d with deformable convolutions, 300 queries, 36 epochs (51.3 AP in the paper)."""
 
-from detrkit.config import get_config
+from crossstage.config import get_config
 
 from .stage_interactor_r50_300q_36ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.layers.sampling import sample_pyramid
-from detrkit.modeling.point_sampler import (
+from crossstage.layers.sampling import sample_pyramid
+from crossstage.modeling.decoders.point_sampler import (
     FreeOffsets,
     PointSampler,
     offset_points,
     scale_centres,
     uniform_places,
 )
-from detrkit.modeling.stages import of_stage
-from detrkit.structures import Memory
+from crossstage.modeling.stages import of_stage
+from crossstage.structures import Memory
 
 DETAIL_BOUND = 0.5 / 2**0.5
 """First details lie within this of their anchor, in units of the box's sides."""

@@ -11,12 +11,12 @@ they would double the decoder's memory, and on a CPU writing them takes as long 
 from collections.abc import Callable, Sequence
 
 import torch
+from crossstage.projects.stage_interactor.modeling.filters import FilterReuse, Filters, zero_linear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from detrkit.modeling.adaptive_mixing import group_width, normed_relu
-from detrkit.modeling.stages import of_stage
-from projects.stage_interactor.modeling.filters import FilterReuse, Filters, zero_linear
+from crossstage.modeling.decoders.adaptive_mixing import group_width, normed_relu
+from crossstage.modeling.stages import of_stage
 
 
 class CascadeMixing(nn.Module):

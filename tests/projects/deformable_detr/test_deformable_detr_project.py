@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from crossstage.config import LazyConfig
 from csla import CrossStageLabels
-from detrkit.config import LazyConfig
 from tests.foreign_names import PROJECTS, detector_and_table, foreign_shapes, parameter_counts, reached_names
 
 CONFIGS = PROJECTS / "deformable_detr/configs"

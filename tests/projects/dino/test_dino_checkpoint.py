@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from crossstage.projects.dino.checkpoint import detrex_dino_names
 from torch import nn
 
+from crossstage.checkpoints.load import load_model
+from crossstage.checkpoints.names import NameTable
+from crossstage.config import instantiate
+from crossstage.errors import InputError
 from dca import with_dca
-from detrkit.config import instantiate
-from detrkit.engine.checkpoint import load_model
-from detrkit.errors import InputError
-from detrkit.modeling.pretrained import NameTable
-from projects.dino.checkpoint import detrex_dino_names
 from tests.foreign_names import detector_and_table, foreign_shapes, parameter_counts, reached_names
 from tests.random_scenes import image_batch, tiny_dino, tiny_dino_node
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from crossstage.config import LazyConfig, instantiate
+from crossstage.modeling.supervision.labels import OwnStageLabels
 from csla import CrossStageLabels
-from detrkit.config import LazyConfig, instantiate
-from detrkit.modeling.labels import OwnStageLabels
 
 CONFIGS = Path(__file__).resolve().parents[3] / "projects/dino/configs"
 BASES = sorted(path.stem.removesuffix("_csla") for path in CONFIGS.glob("*_csla.py"))

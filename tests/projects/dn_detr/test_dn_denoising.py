@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from crossstage.projects.dn_detr.modeling.denoising import IndicatorDenoising, noised_copies
 
-from detrkit.modeling.anchor_queries import AnchorQueries
-from detrkit.modeling.denoising import DenoisingNoise
-from detrkit.structures import Levels, Memory, PaddedTargets, Target
-from projects.dn_detr.modeling.denoising import IndicatorDenoising, noised_copies
+from crossstage.modeling.queries.anchors import AnchorQueries
+from crossstage.modeling.queries.denoising import DenoisingNoise
+from crossstage.structures import Levels, Memory, PaddedTargets, Target
 from tests.random_scenes import objects_of
 
 CLASSES = 8

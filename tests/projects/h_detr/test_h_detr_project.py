@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from crossstage.config import LazyConfig
 from csla import CrossStageLabels
-from detrkit.config import LazyConfig
 from tests.foreign_names import PROJECTS, detector_and_table, foreign_shapes, parameter_counts, reached_names
 
 RECIPES = {

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from projects.stage_interactor.modeling.filters import (
+from crossstage.projects.stage_interactor.modeling.filters import (
     AdaptedFilters,
     ChannelMixing,
     ChannelSpatialMixing,
@@ -14,6 +12,7 @@ from projects.stage_interactor.modeling.filters import (
     PreviousFilters,
     SpatialMixing,
 )
+from torch import Tensor, nn
 
 STAGES = range(6)
 ANCHORS, DETAILS, WIDTH = 3, 4, 5

@@ -4,10 +4,7 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from detrkit.modeling.adaptive_mixing import AdaptiveMixing, normed_relu
-from projects.stage_interactor.modeling.filters import (
+from crossstage.projects.stage_interactor.modeling.filters import (
     AdaptedFilters,
     ChannelMixing,
     ChannelSpatialMixing,
@@ -17,7 +14,10 @@ from projects.stage_interactor.modeling.filters import (
     PreviousFilters,
     SpatialMixing,
 )
-from projects.stage_interactor.modeling.mixing import CascadeMixing
+from crossstage.projects.stage_interactor.modeling.mixing import CascadeMixing
+from torch import Tensor, nn
+
+from crossstage.modeling.decoders.adaptive_mixing import AdaptiveMixing, normed_relu
 
 WIDTH, GROUPS, ROWS = 8, 2, 12
 POINTS = {"num_anchors": (3, 2), "num_details": 4}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from crossstage.projects.stage_interactor.modeling.grouped_sampler import GroupedSampler, ungrouped_sampler
 from torch import nn
 
-from detrkit.layers.position_vector import to_position_vectors
-from detrkit.modeling.encoder import NoEncoder
-from detrkit.modeling.neck import pyramid
-from projects.stage_interactor.modeling.grouped_sampler import GroupedSampler, ungrouped_sampler
+from crossstage.layers.position_vector import to_position_vectors
+from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.neck import pyramid
 
 GROUPS, ANCHORS, DETAILS, WIDTH = 3, 4, 5, 6
 SIZES = {"num_groups": GROUPS, "num_anchors": ANCHORS, "num_details": DETAILS}

@@ -1,9 +1,9 @@
 """AdaMixer (Gao et al., CVPR 2022) with a ResNet-50 and 100 queries."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.modeling.adaptive_mixing import AdaptiveMixing
-from detrkit.modeling.point_sampler import PointSampler
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.modeling.decoders.adaptive_mixing import AdaptiveMixing
+from crossstage.modeling.decoders.point_sampler import PointSampler
 
 model = get_config("common/models/adamixer.py").model
 

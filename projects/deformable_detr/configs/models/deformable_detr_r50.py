@@ -1,9 +1,9 @@
 """Deformable-DETR (Zhu et al., ICLR 2021) with a ResNet-50, without box refinement, as detrex configures it."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.mlp import BoxHead
-from detrkit.modeling.queries import LearnedQueries
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.mlp import BoxHead
+from crossstage.modeling.queries.learned import LearnedQueries
 
 model = get_config("common/models/deformable.py").model
 

@@ -1,8 +1,8 @@
 """Two-stage Deformable-DETR: the encoder's best tokens give the queries; with box refinement."""
 
-from detrkit.config import LazyCall as L
-from detrkit.layers.mlp import BoxHead, ClassHead
-from detrkit.modeling.queries import ProposalQueries
+from crossstage.config import LazyCall as L
+from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.queries.two_stage import ProposalQueries
 
 from .deformable_detr_r50_with_box_refinement import model
 

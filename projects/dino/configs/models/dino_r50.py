@@ -2,12 +2,12 @@
 
 from torch import nn
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.mlp import BoxHead, ClassHead
-from detrkit.modeling.decoder import BoxQueryPositions
-from detrkit.modeling.denoising import ContrastiveDenoising
-from detrkit.modeling.queries import TwoStageQueries
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.decoders.deformable import BoxQueryPositions
+from crossstage.modeling.queries.denoising import ContrastiveDenoising
+from crossstage.modeling.queries.two_stage import TwoStageQueries
 
 model = get_config("common/models/deformable.py").model
 

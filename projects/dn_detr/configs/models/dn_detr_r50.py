@@ -1,8 +1,9 @@
 """DN-DETR (Li et al., CVPR 2022) with a ResNet-50, as detrex configures it."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from projects.dn_detr.modeling.denoising import IndicatorDenoising
+from crossstage.projects.dn_detr.modeling.denoising import IndicatorDenoising
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
 
 model = get_config("common/models/anchor_boxes_r50.py").model
 

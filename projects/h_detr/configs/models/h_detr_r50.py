@@ -1,9 +1,10 @@
 """H-Deformable-DETR (Jia et al., CVPR 2023), two-stage with a ResNet-50, as detrex configures it."""
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.mlp import BoxHead, ClassHead
-from detrkit.modeling.queries import OneToMany, ProposalQueries
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.queries.one_to_many import OneToMany
+from crossstage.modeling.queries.two_stage import ProposalQueries
 
 model = get_config("common/models/deformable.py").model
 

@@ -3,10 +3,11 @@
 detrex's own one-stage config does not run (box refinement is off there, which its look-forward-twice needs).
 """
 
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.mlp import BoxHead
-from detrkit.modeling.queries import LearnedQueries, OneToMany
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.mlp import BoxHead
+from crossstage.modeling.queries.learned import LearnedQueries
+from crossstage.modeling.queries.one_to_many import OneToMany
 
 model = get_config("common/models/deformable.py").model
 

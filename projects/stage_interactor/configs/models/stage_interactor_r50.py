@@ -1,12 +1,13 @@
 """StageInteractor (Teng et al., ICCV 2023) with a ResNet-50 and 100 queries."""
 
+from crossstage.projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSpatialMixing, FilterReuse
+from crossstage.projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
+from crossstage.projects.stage_interactor.modeling.mixing import CascadeMixing
+
+from crossstage.config import LazyCall as L
+from crossstage.config import get_config
+from crossstage.layers.position_vector import SideMoves
 from csla import with_csla
-from detrkit.config import LazyCall as L
-from detrkit.config import get_config
-from detrkit.layers.position_vector import SideMoves
-from projects.stage_interactor.modeling.filters import AdaptedFilters, ChannelSpatialMixing, FilterReuse
-from projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
-from projects.stage_interactor.modeling.mixing import CascadeMixing
 
 model = with_csla(
     get_config("common/models/adamixer.py").model,

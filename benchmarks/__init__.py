@@ -1,0 +1,1 @@
+"""Developers' speed measurements; nothing of it is in the wheel."""

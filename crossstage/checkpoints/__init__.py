@@ -1,0 +1,1 @@
+"""Files of weights: read safely, written atomically, renamed from other libraries, cut to some classes."""

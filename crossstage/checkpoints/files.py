@@ -1,0 +1,127 @@
+"""Reads weight files of any of the usual formats without running code that may be in them."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from crossstage.errors import InputError
+
+
+class UnsafeFileError(InputError, pickle.UnpicklingError):
+    """A file that would run code when read the usual way; it was not run."""
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read .pth, .pt, .bin or .ckpt (torch.save), .safetensors, or .pkl (numpy arrays, as detectron2's).
+
+    Tensors are on the CPU; numpy arrays become tensors. Raises InputError for a file that is truncated, of another
+    kind, or no dict; UnsafeFileError, naming the class, for one that holds more than tensors and plain containers.
+    """
+    try:
+        content = _READERS.get(path.suffix.lower(), _read_torch)(path)
+    except InputError:
+        raise
+    except Exception as error:  # the readers have a dozen ways to say it, EOFError to RuntimeError
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(
+            f"{path}: truncated, damaged or no weights file ({reason}); expected .pth, .safetensors or .pkl"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; expected a dict of tensors or a checkpoint")
+    return _as_tensors(content)
+
+
+def _read_torch(path: Path) -> Any:
+    # argparse.Namespace is what DETR's own checkpoints carry their options in: attributes, no behaviour.
+    with torch.serialization.safe_globals([argparse.Namespace, *_numpy_globals()]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is read or refused all the same
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(
+                r"Unsupported (?:class|operand) (\S+)", str(error)
+            )
+            if found is None:
+                raise
+            raise _refusal(path, found[1]) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _PlainUnpickler(file, path).load()
+
+
+_READERS = {".safetensors": load_file, ".pkl": _read_pickle, ".pickle": _read_pickle}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows numpy arrays and ordered dicts; everything else that a pickle may name is refused before it is imported."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin1")  # detectron2's files were written by Python 2
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if it is one that holds data and nothing else."""
+        found = _PLAIN.get((module, name))
+        if found is None:
+            raise _refusal(self.path, f"{module}.{name}")
+        return found
+
+
+def _refusal(path: Path, name: str) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"{path}: refused, it contains {name}, which is code or an object and was not run; expected tensors, arrays, "
+        "numbers and plain containers (save the state dict alone, e.g. as .safetensors)"
+    )
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What numpy's pickles use `_codecs.encode` for, and no more."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"encoding {encoding}")
+    return codecs.encode(text, encoding)
+
+
+def _numpy_globals() -> list[Any]:
+    types = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    return [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dict.fromkeys(types)]
+
+
+def _plain_classes() -> dict[tuple[str, str], Any]:
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    classes: dict[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _encode,
+    }
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        classes[module, "_reconstruct"] = multiarray._reconstruct
+        classes[module, "scalar"] = multiarray.scalar
+    return classes
+
+
+_PLAIN = _plain_classes()
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype != object and value.dtype.kind in "biuf":
+        return torch.from_numpy(
+            np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="), copy=True).reshape(value.shape)
+        )
+    return value

@@ -1,0 +1,230 @@
+"""Weights from files into models. Nothing in a file is ever run (`safe_pickle`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from iopath.common.file_io import HTTPURLHandler, PathManager
+from torch import Tensor, nn
+
+from crossstage.checkpoints.files import read_file
+from crossstage.checkpoints.names import plain_into_grown
+from crossstage.errors import InputError
+
+logger = logging.getLogger("crossstage.checkpoints")
+
+SHOWN = 3  # names of each kind that a message lists
+CLASSIFIER_TENSORS = 2  # what a backbone's own file may hold besides: the weight and bias of its classifier
+
+
+class Names(Protocol):
+    """A rename table between another library's parameter names and ours."""
+
+    def to_native(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of theirs to ours."""
+        ...
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether one of theirs has no counterpart among ours."""
+        ...
+
+
+def local_path(path: str | Path) -> Path:
+    """The local file behind `path`; an http(s) address is downloaded once to iopath's cache.
+
+    Raises InputError for an unknown prefix, a failed download, a missing file, or a folder.
+    """
+    text = str(path)
+    prefix, separator, _ = text.partition("://")
+    if separator and prefix not in ("http", "https"):
+        raise InputError(f"{text}: unknown prefix {prefix}://; expected a local file or an http(s) address")
+    if separator:
+        manager = PathManager()
+        manager.register_handler(HTTPURLHandler())
+        try:
+            return Path(manager.get_local_path(text))
+        except Exception as error:  # whatever the network says
+            raise InputError(
+                f"{text}: cannot be downloaded ({type(error).__name__}: {error}); fetch it by hand"
+            ) from error
+    file = Path(text).expanduser()
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else "no such file"
+        raise InputError(f"{text}: {problem}; expected a checkpoint (.pth, .safetensors or .pkl)")
+    return file
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint or a file of weights: .pth/.pt (torch.save), .safetensors, .pkl (arrays, as detectron2's).
+
+    Returns what is in it, tensors on the CPU, arrays as tensors. Raises InputError, naming the file, if it is missing,
+    damaged, or contains code; no code in it is run.
+    """
+    return read_file(local_path(path))
+
+
+def load_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    names: Names | None = None,
+    ema: bool = False,
+    fine_tuning: bool = False,
+) -> dict[str, Any]:
+    """Load weights into `model`, in place, and return the whole checkpoint (class names and the like).
+
+    names: rename table for checkpoints of another library.  ema: take the averaged weights ("ema_state").
+    fine_tuning: parameters that differ in the number of classes alone keep their initialisation, and so does what DCA
+    adds to a plain model, each in a line of the log.
+    A file with the backbone's weights alone goes into `model.backbone`.
+    Raises InputError, in one line, if the weights are not those of this model.
+    """
+    checkpoint = read_checkpoint(path)
+    state = weights_of(checkpoint, path, ema=ema)
+    if names is not None:
+        if unread := [name for name in state if names.is_left_out(name)]:
+            logger.info(f"{path}: {len(unread)} tensors have no counterpart here and were left out: {some(unread)}")
+        state = names.to_native(state)
+    load_weights(model, state, path, fine_tuning=fine_tuning)
+    return checkpoint
+
+
+def weights_of(checkpoint: Mapping[str, Any], path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: under "model", "state_dict", or the file itself; without "module." prefixes."""
+    if ema and "ema_state" not in checkpoint:
+        raise InputError(
+            f"{path}: has no averaged weights (ema_state); expected a checkpoint that was trained with "
+            "train.model_ema.enabled=True, or train.model_ema.enabled=False to evaluate its plain weights"
+        )
+    key = "ema_state" if ema else next((key for key in ("model", "state_dict") if key in checkpoint), None)
+    found = checkpoint if key is None else checkpoint[key]
+    state = (
+        {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, dict) else {}
+    )
+    if not state:
+        raise InputError(f"{path}: holds no weights; expected tensors by name, or such a dict under 'model'")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def load_weights(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, fine_tuning: bool = False
+) -> None:
+    """Load a state dict in our names; `source` is for messages. See `load_model`."""
+    expected = model.state_dict(keep_vars=True)
+    state = without_counters(state, expected)
+    backbone = _backbone_only(expected, state)
+    if backbone is not None:
+        prefixed, left_over = backbone
+        check_weights(expected, prefixed, source, only="backbone.")
+        model.load_state_dict(prefixed, strict=False)
+        ignored = f"; not used: {some(left_over)}" if left_over else ""
+        logger.info(f"{source}: weights of the backbone alone, {len(prefixed)} tensors{ignored}")
+        return
+    if fine_tuning:
+        state = _with_added_parts(model, expected, state, source)
+        state = _without_other_class_counts(model, expected, state, source)
+    else:
+        check_weights(expected, state, source)
+    model.load_state_dict(state, strict=False)
+
+
+def without_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """`state` without the batch counters of norms that are constants in the model, whose names are `expected`."""
+    known = set(expected)
+    return {name: value for name, value in state.items() if name in known or not name.endswith("num_batches_tracked")}
+
+
+def check_weights(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    only: str = "",
+    shown: int = SHOWN,
+) -> None:
+    """Raise one InputError with all that does not fit a model, which may be on meta.
+
+    expected: its state_dict(keep_vars=True), whose aliases are one object.  source: for the message.  only: the
+    prefix of what has to be there.  shown: how many names of each kind the message lists.
+    """
+    # A tensor that is registered under several names has to be there under one of them.
+    loaded = {id(expected[name]) for name in state if name in expected}
+    missing = [
+        name
+        for name, tensor in expected.items()
+        if name.startswith(only) and name not in state and id(tensor) not in loaded
+    ]
+    unexpected = [name for name in state if name not in expected]
+    other = [
+        f"{name} {_shape(state[name])} for {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    found = [("missing", missing), ("unexpected", unexpected), ("of another shape", other)]
+    if problems := [f"{len(names)} {kind} ({some(names, shown)})" for kind, names in found if names]:
+        raise InputError(
+            f"{source}: weights of another model: {'; '.join(problems)}; expected those that this config's model saves"
+        )
+
+
+def _with_added_parts(
+    model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    """Weights of a plain model, completed by the initialisation of what the model has besides, in a line of the log."""
+    fitted, added = plain_into_grown(model, state)
+    if added:
+        logger.warning(f"{source}: a plain model's; {len(added)} tensors initialised anew: {some(added)}")
+    return fitted | {name: expected[name].detach() for name in added}
+
+
+def _without_other_class_counts(
+    model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    """Drop the tensors that differ in the number of classes alone, in one line of the log; check the others."""
+    classes = {getattr(model, "num_classes", None), getattr(model, "num_classes", -2) + 1}
+    dropped = [
+        name
+        for name, tensor in expected.items()
+        if name in state
+        and state[name].ndim == tensor.ndim >= 1
+        and state[name].shape[0] != tensor.shape[0]
+        and state[name].shape[1:] == tensor.shape[1:]
+        and tensor.shape[0] in classes
+    ]
+    kept = {name: value for name, value in state.items() if name not in dropped}
+    # As far as the check goes, the dropped ones are there.
+    check_weights(expected, kept | {name: expected[name] for name in dropped}, source)
+    if dropped:
+        was, now = state[dropped[0]].shape[0], expected[dropped[0]].shape[0]
+        logger.warning(f"{source}: has {was} classes, the model {now}; initialised anew: {', '.join(dropped)}")
+    return kept
+
+
+def _backbone_only(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]] | None:
+    """The backbone's tensors in our names and what is left over, if `state` has all of these and no other part's."""
+    wanted = {name for name in expected if name.startswith("backbone.")}
+    if not wanted or any(name in expected for name in state if not name.startswith("backbone.")):
+        return None
+    for prefix in ("", "backbone.", "backbone.body."):
+        prefixed = {prefix + name: value for name, value in state.items()}
+        left_over = [name.removeprefix(prefix) for name in prefixed if name not in wanted]
+        if wanted <= prefixed.keys() and (prefix or len(left_over) <= CLASSIFIER_TENSORS):
+            return {name: prefixed[name] for name in wanted}, left_over
+    return None
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "scalar"
+
+
+def some(names: Iterable[str], shown: int = SHOWN) -> str:
+    """The first few names, and dots where there are more."""
+    names = list(names)
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

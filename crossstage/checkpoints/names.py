@@ -1,0 +1,264 @@
+"""Weights of other libraries: two-way tables between their parameter names and ours."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.errors import InputError
+
+
+class NameTable:
+    """Renames parameters by templates, both ways.
+
+    rules: pairs (theirs, ours), e.g. ("neck.convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"). `{i}` stands for a
+    number, `{p}` for the rest of the name. The first rule that fits counts. Several rules may name the same
+    parameter of ours (aliases in the other library): the first is the one to save under, all of them are saved.
+    derived: triples (theirs, ours, make), for constants that they save and we do not: `make` computes theirs from a
+    tensor of ours. They are left out when reading and made when writing.  unread: templates of what they save and
+    nothing reads; left out both ways.  library: whose names these are.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[tuple[str, str]],
+        *,
+        derived: Iterable[tuple[str, str, Callable[[Tensor], Tensor]]] = (),
+        unread: Iterable[str] = (),
+        library: str = "detrex",
+    ) -> None:
+        self.rules, self.derived, self.library = tuple(rules), tuple(derived), library
+        self._theirs = [(_pattern(theirs), ours) for theirs, ours in self.rules]
+        self._ours = [(_pattern(ours), theirs) for theirs, ours in self.rules]
+        self._left_out = [_pattern(theirs) for theirs in (*(theirs for theirs, _, _ in self.derived), *unread)]
+        self._sources = [(_pattern(ours), theirs, make) for theirs, ours, make in self.derived]
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether `name` is one of theirs that we compute, or that nothing reads."""
+        return any(pattern.fullmatch(spelled) for pattern in self._left_out for spelled in (name, f"backbone.{name}"))
+
+    def native_name(self, name: str) -> str | None:
+        """Our name for one of theirs, or None where no rule fits. A backbone's own file lacks "backbone."."""
+        if self.is_left_out(name):
+            return None
+        for spelled in (name, f"backbone.{name}"):
+            for pattern, ours in self._theirs:
+                if found := pattern.fullmatch(spelled):
+                    return _fill(ours, found)
+        return None
+
+    def foreign_names(self, name: str) -> list[str]:
+        """Their names for one of ours; more than one where they keep aliases."""
+        return [_fill(theirs, found) for pattern, theirs in self._ours if (found := pattern.fullmatch(name))]
+
+    def to_native(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of theirs to ours, without what is left out; names that no rule knows stay, to be
+        reported when loading.
+
+        Raises InputError where two of their aliases hold different tensors.
+        """
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if self.is_left_out(name):
+                continue
+            native = self.native_name(name) or name
+            if native in renamed and not renamed[native].equal(tensor):
+                raise InputError(f"{name} should be the same tensor as the one already read for {native}, but differs")
+            renamed[native] = tensor
+        return renamed
+
+    def to_foreign(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of ours to theirs, aliases and what is derived included.
+
+        Raises InputError for a name without a rule.
+        """
+        renamed = {}
+        for name, tensor in state.items():
+            foreign = self.foreign_names(name)
+            if not foreign:
+                raise InputError(f"no name for {name} in {self.library}'s checkpoints")
+            renamed.update(dict.fromkeys(foreign, tensor))
+            for pattern, theirs, make in self._sources:
+                if found := pattern.fullmatch(name):
+                    renamed[_fill(theirs, found)] = make(tensor)
+        return renamed
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{p\}", r"(?P<p>.+)")
+    return re.compile(escaped)
+
+
+def _fill(template: str, found: re.Match[str]) -> str:
+    return template.format(**found.groupdict())
+
+
+def detectron2_resnet_rules(theirs: str = "backbone.", ours: str = "backbone.body.") -> list[tuple[str, str]]:
+    """detectron2's ResNet names against timm's: rules for NameTable."""
+    rules = [("stem.conv1.norm.{p}", "bn1.{p}"), ("stem.conv1.{p}", "conv1.{p}")]
+    for stage in range(2, 6):
+        block, timm_block = f"res{stage}.{{i}}", f"layer{stage - 1}.{{i}}"
+        rules += [
+            (f"{block}.shortcut.norm.{{p}}", f"{timm_block}.downsample.1.{{p}}"),
+            (f"{block}.shortcut.{{p}}", f"{timm_block}.downsample.0.{{p}}"),
+        ]
+        for conv in range(1, 4):
+            rules += [
+                (f"{block}.conv{conv}.norm.{{p}}", f"{timm_block}.bn{conv}.{{p}}"),
+                (f"{block}.conv{conv}.{{p}}", f"{timm_block}.conv{conv}.{{p}}"),
+            ]
+    return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_swin_rules(theirs: str = "backbone.", ours: str = "backbone.") -> list[tuple[str, str]]:
+    """detrex's Swin, whose last three stages go out through a norm each, against timm's in a `TimmBackbone`.
+
+    detrex merges patches at the end of a stage, timm at the start of the next; the order of the four neighbours, and
+    of queries, keys and values, is the same.
+    """
+    rules = [("patch_embed.{p}", "body.patch_embed.{p}"), ("layers.{i}.blocks.{p}", "body.layers_{i}.blocks.{p}")]
+    for stage in range(3):
+        rules += [
+            (f"layers.{stage}.downsample.{{p}}", f"body.layers_{stage + 1}.downsample.{{p}}"),
+            (f"norm{stage + 1}.{{p}}", f"norms.{stage}.{{p}}"),
+        ]
+    return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_swin_derived(
+    theirs: str = "backbone.", ours: str = "backbone."
+) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    """What detrex's Swin saves beside its parameters: which row of the bias table belongs to which pair of tokens."""
+    attention = "blocks.{p}.attn.relative_position_"
+    return [(f"{theirs}layers.{{i}}.{attention}index", f"{ours}body.layers_{{i}}.{attention}bias_table", window_pairs)]
+
+
+def window_pairs(bias_table: Tensor) -> Tensor:
+    """Swin's `relative_position_index`: [(2W - 1)**2, heads] -> int64 [W*W, W*W] for windows of W x W tokens.
+
+    The pair of token (r, c) and token (s, d) has row (r - s + W - 1) * (2W - 1) + (c - d + W - 1) of the table (Liu et
+    al., ICCV 2021, section 3.2).
+    """
+    reach = math.isqrt(bias_table.shape[0])
+    side = torch.arange((reach + 1) // 2)
+    row, column = (axis.flatten() for axis in torch.meshgrid(side, side, indexing="ij"))
+    shift = len(side) - 1
+    return (row[:, None] - row + shift) * reach + column[:, None] - column + shift
+
+
+def detrex_layer_rules(theirs: str, ours: str, *, attentions: Iterable[str]) -> list[tuple[str, str]]:
+    """Rules for the layers of a transformer. theirs, ours: prefixes of a layer; attentions: ours, in detrex's order."""
+    rules = [(f"attentions.{index}.{{p}}", f"{name}.{{p}}") for index, name in enumerate(attentions)]
+    rules += [
+        ("ffns.0.layers.0.0.{p}", "ffn.layers.0.{p}"),
+        ("ffns.0.layers.1.{p}", "ffn.layers.1.{p}"),
+        ("ffns.0.activation.{p}", "ffn.activation.{p}"),
+        ("ffns.0.layers.0.1.{p}", "ffn.activation.{p}"),
+        ("norms.{p}", "norms.{p}"),
+    ]
+    return [(theirs + name, ours + native) for name, native in rules]
+
+
+def detrex_deformable_rules() -> list[tuple[str, str]]:
+    """What detrex's Deformable-DETR, H-Deformable-DETR and DINO share, heads and learned queries aside."""
+    encoder, decoder = "encoder.layers.{i}.", "decoder.layers.{i}."
+    return [
+        ("neck.{p}", "neck.{p}"),
+        ("transformer.level_embeds", "encoder.level_embeds"),
+        *detrex_layer_rules("transformer." + encoder, encoder, attentions=["self_attn"]),
+        *detrex_layer_rules("transformer." + decoder, decoder, attentions=["self_attn", "cross_attn"]),
+        ("transformer.reference_points.{p}", "queries.reference_points.{p}"),
+        ("transformer.enc_output.{p}", "queries.project.{p}"),
+        ("transformer.enc_output_norm.{p}", "queries.norm.{p}"),
+        ("transformer.pos_trans.{p}", "queries.embed_boxes.{p}"),
+        ("transformer.pos_trans_norm.{p}", "queries.embed_norm.{p}"),
+    ]
+
+
+def detrex_head_rules(num_layers: int, *, shared: bool = False, two_stage: bool = True) -> list[tuple[str, str]]:
+    """detrex's class and box heads, which it lists again in the decoder where that uses them.
+
+    num_layers: decoder layers.  shared: all stages have the same heads.  two_stage: the encoder's come behind theirs.
+    """
+    rules = []
+    for theirs, ours in (("class_embed", "class_head"), ("bbox_embed", "box_head")):
+        in_decoder = two_stage or (ours == "box_head" and not shared)
+        for prefix in ("", "transformer.decoder.") if in_decoder else ("",):
+            if two_stage:
+                rules.append((f"{prefix}{theirs}.{num_layers}.{{p}}", f"queries.{ours}.{{p}}"))
+            for stage in range(num_layers):
+                rules.append((f"{prefix}{theirs}.{stage}.{{p}}", f"decoder.{ours}s.{0 if shared else stage}.{{p}}"))
+    return rules
+
+
+def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple[str, str]]:
+    """Rules for what detrex's DAB-DETR and DN-DETR share; the box head lies at the top and in the decoder.
+
+    torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision.
+    """
+    backbone = [("backbone.body.{p}", "backbone.body.{p}")] if torchvision_backbone else detectron2_resnet_rules()
+    encoder, decoder = "transformer.encoder.", "transformer.decoder."
+    return [
+        *backbone,
+        ("input_proj.{p}", "neck.conv.{p}"),
+        (f"{encoder}query_scale.{{p}}", "encoder.position_scale.{p}"),
+        *detrex_layer_rules(f"{encoder}layers.{{i}}.", "encoder.layers.{i}.", attentions=["self_attn"]),
+        *detrex_layer_rules(f"{decoder}layers.{{i}}.", "decoder.layers.{i}.", attentions=["self_attn", "cross_attn"]),
+        (f"{decoder}ref_point_head.{{p}}", "decoder.query_positions.mlp.{p}"),
+        (f"{decoder}query_scale.{{p}}", "decoder.sine_positions.scale.{p}"),
+        (f"{decoder}ref_anchor_head.{{p}}", "decoder.sine_positions.size.{p}"),
+        (f"{decoder}post_norm_layer.{{p}}", "decoder.norm.{p}"),
+        ("anchor_box_embed.weight", "queries.anchors.weight"),
+        ("class_embed.{p}", "decoder.class_head.{p}"),
+        ("bbox_embed.{p}", "decoder.box_head.{p}"),
+        (f"{decoder}bbox_embed.{{p}}", "decoder.box_head.{p}"),
+    ]
+
+
+def mmdet_mixer_rules() -> list[tuple[str, str]]:
+    """What mmdetection's AdaMixer and StageInteractor share: a timm-named ResNet, neck, queries, attention, heads."""
+    theirs, ours = "roi_head.bbox_head.{i}.", "decoder.layers.{i}."
+    layer = {
+        "iof_tau": "attention.overlap_scale",
+        "attention.attn.in_proj_weight": "attention.qkv.weight",
+        "attention.attn.in_proj_bias": "attention.qkv.bias",
+        "attention.attn.out_proj.{p}": "attention.out_proj.{p}",
+        "attention_norm.{p}": "attention_norm.{p}",
+        "ffn.layers.0.0.{p}": "ffn.layers.0.{p}",
+        "ffn.layers.1.{p}": "ffn.layers.1.{p}",
+        "ffn_norm.{p}": "ffn_norm.{p}",
+    }
+    heads = []
+    for mmdet, native in (("cls", "class"), ("reg", "box")):
+        heads += [(f"{theirs}{mmdet}_fcs.{n}.{{p}}", f"decoder.{native}_heads.{{i}}.{n}.{{p}}") for n in (0, 1)]
+        heads.append((f"{theirs}fc_{mmdet}.{{p}}", f"decoder.{native}_heads.{{i}}.3.{{p}}"))
+    return [
+        *((f"backbone.{part}.{{p}}", f"backbone.body.{part}.{{p}}") for part in ("conv1", "bn1", "layer{i}")),
+        ("neck.lateral_convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"),
+        ("neck.gn_out.{p}", "neck.norm.{p}"),
+        ("rpn_head.init_content_features.weight", "queries.content.weight"),
+        *((theirs + name, ours + native) for name, native in layer.items()),
+        *heads,
+    ]
+
+
+def plain_into_grown(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Fit weights of a plain model to one that has a larger part in the place of a plain one (`with_dca`).
+
+    The larger part names the child that stands where the plain model has its part: `plain_part = "first"`.
+    Returns the state with the plain part's weights under that child's names, and the names of all that the larger
+    parts hold besides and `state` lacks. A state that knows the larger parts already comes back as it is.
+    """
+    fitted, added = dict(state), []
+    for path, module in model.named_modules():
+        child = getattr(module, "plain_part", None)
+        own = [] if child is None else [f"{path}.{name}" for name in module.state_dict()]
+        plain = [name for name in state if own and name.startswith(f"{path}.")]
+        if not plain or not fitted.keys().isdisjoint(own):
+            continue
+        for name in plain:
+            fitted[f"{path}.{child}.{name.removeprefix(f'{path}.')}"] = fitted.pop(name)
+        added += [name for name in own if not name.startswith(f"{path}.{child}.")]
+    return fitted, added

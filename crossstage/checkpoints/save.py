@@ -1,0 +1,90 @@
+"""The checkpoints of a run: written whole or not at all, named as detectron2 names them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossstage.checkpoints.load import read_checkpoint
+from crossstage.errors import InputError
+
+PERIODIC = re.compile(r"model_\d{7,}\.pth")
+POINTER = "last_checkpoint"
+
+
+class Checkpointer:
+    """model_0000009.pth, ..., model_final.pth and last_checkpoint, the text file that names the newest.
+
+    max_to_keep: numbered checkpoints beyond it are deleted, oldest first; 0 keeps all.
+    """
+
+    def __init__(self, folder: Path, *, max_to_keep: int = 0) -> None:
+        self.folder = folder
+        self.max_to_keep = max_to_keep
+
+    def save(self, name: str, state: dict[str, Any]) -> Path:
+        """Write `state` as `name`.pth, then point last_checkpoint to it, then delete what is too old.
+
+        Killed at any moment, this leaves last_checkpoint pointing to a complete file.
+        """
+        path = self.folder / f"{name}.pth"
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        write_atomically(self.folder / POINTER, path.name)
+        self._delete_oldest()
+        return path
+
+    def latest(self) -> Path | None:
+        """The checkpoint to resume from, or None. Raises InputError if that file is not there."""
+        pointer = self.folder / POINTER
+        if not pointer.is_file():
+            return None
+        path = self.folder / pointer.read_text().strip()
+        if not path.is_file():
+            raise InputError(f"{pointer} names {path.name}, which is not there{self._alternative(path)}")
+        return path
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint of a run. Raises InputError, naming the one before, if it cannot be read or is no such."""
+        try:
+            state = read_checkpoint(path)
+        except InputError as error:
+            raise InputError(f"{error}{self._alternative(path)}") from error
+        if missing := {"model", "optimizer", "iteration", "random", "sampler"} - state.keys():
+            raise InputError(
+                f"{path}: cannot be resumed from, it has no {', '.join(sorted(missing))}; "
+                "start from its weights with train.init_checkpoint"
+            )
+        return state
+
+    def _alternative(self, path: Path) -> str:
+        others = [other for other in self._numbered() if other != path and other.name < path.name]
+        if not others:
+            return ""
+        return f"; the one before is {others[-1].name}: write its name into {self.folder / POINTER} to go on from there"
+
+    def _numbered(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("model_*.pth") if PERIODIC.fullmatch(path.name))
+
+    def _delete_oldest(self) -> None:
+        if self.max_to_keep:
+            for path in self._numbered()[: -self.max_to_keep]:
+                path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the content of `path` by `text`; readers see the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,187 @@
+"""Overrides on the command line, in Hydra's grammar.
+
+`a.b=1` sets a key that exists, `+a.b=1` adds one, `~a.b` deletes one; `a.b={x:1}` sets keys of a mapping, unless it
+has a `_target_`: then it takes the node's place. Lists are indexed by number: `a.0.b=1`.
+
+The new value must fit the old one: numbers for a number, true or false for a bool, a mapping for a mapping. A value
+in quotes of its own (in a shell: `"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces,
+anything; where a class or function was, a dotted name is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
+from crossstage.config.nodes import as_config
+from crossstage.errors import InputError
+
+_SHOWN = 12  # keys listed in a message
+
+
+class OverrideKeyError(InputError, KeyError):
+    """An override of a key that does not exist."""
+
+
+class OverrideValueError(InputError, ValueError):
+    """An override that is not written in the grammar, or whose value does not fit the key."""
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Apply overrides to the config in place, in their order, and return it.
+
+    Raises OverrideKeyError for an unknown key (a KeyError that names those that exist and the nearest) and
+    OverrideValueError for a value that cannot be read or does not fit; each in one line that begins with the
+    override. The overrides before it have been applied then.
+    """
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            _apply(cfg, parser.parse_override(text), text)
+        except HydraException as error:
+            reason = " ".join(str(error).split("\n")[0].split())
+            raise OverrideValueError(
+                f"{text}: is no override ({reason}); write key=value, and a value with special characters "
+                "in quotes of its own: \"key='a=b'\""
+            ) from error
+        except OmegaConfBaseException as error:
+            reason = " ".join(str(error).split("\n")[0].split())
+            raise OverrideValueError(f"{text}: {reason}") from error
+    return cfg
+
+
+def _apply(cfg: DictConfig, override: Override, text: str) -> None:
+    if override.is_sweep_override():
+        raise OverrideValueError(f"{text}: gives several values; a list is written [a,b]")
+    if not override.key_or_group:
+        raise OverrideValueError(f"{text}: names no key; write key=value")
+    *folders, last = override.key_or_group.split(".")
+    adds = override.is_add() or override.is_force_add()
+    parent, path = cfg, ""
+    for folder in folders:
+        parent = _child(parent, folder, path, text, adds=adds)
+        path = _join(path, folder)
+    key = _key(parent, last, path, text)
+    if override.is_delete():
+        _check_exists(parent, key, path, text)
+        del parent[key]
+    else:
+        quoted = isinstance(override._value, QuotedString)
+        _set(parent, key, override.value(), path, text, adds=adds, quoted=quoted)
+
+
+def _child(parent: Any, name: str, path: str, text: str, *, adds: bool) -> Any:
+    """The container below `parent`; with `adds`, one is made where there is none."""
+    key = _key(parent, name, path, text)
+    if adds and (key not in parent or parent[key] is None):
+        parent[key] = as_config({})
+    else:
+        _check_exists(parent, key, path, text)
+    child = parent[key]
+    if not isinstance(child, DictConfig | ListConfig):
+        raise OverrideKeyError(f"{text}: {_join(path, name)} is {child!r}, no mapping: there is nothing below it")
+    return child
+
+
+def _key(parent: Any, name: str, path: str, text: str) -> Any:
+    """The key as the container has it: an index for a list, a number if the mapping has numbers for keys."""
+    if isinstance(parent, ListConfig):
+        if not name.isdecimal() or int(name) >= len(parent):
+            raise OverrideKeyError(f"{text}: {path} is a list of {len(parent)}, '{name}' is no index of it")
+        return int(name)
+    return int(name) if name.isdecimal() and name not in parent and int(name) in parent else name
+
+
+def _check_exists(parent: Any, key: Any, path: str, text: str) -> None:
+    if isinstance(parent, ListConfig) or key in parent or OmegaConf.is_missing(parent, key):
+        return
+    keys = [str(name) for name in parent if name not in ("_target_", "_recursive_")]
+    shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+    hint = suggestion(str(key), keys, f"{path}." if path else "")
+    if not hint:
+        same = list(islice(_places(parent._get_root(), str(key)), 3))
+        hint = f" There is {' and '.join(same)}." if same else ""
+    add = "" if text.startswith("~") else f" (+{text.lstrip('+')} adds one)"
+    raise OverrideKeyError(f"{text}: no such key. {path or 'The config'} has: {shown or 'nothing'}.{hint}{add}")
+
+
+def _set(parent: Any, key: Any, value: Any, path: str, text: str, *, adds: bool = False, quoted: bool = False) -> None:
+    exists = isinstance(parent, ListConfig) or key in parent or OmegaConf.is_missing(parent, key)
+    if not exists and not adds:
+        _check_exists(parent, key, path, text)
+    old = _old_value(parent, key) if exists else None
+    here = _join(path, str(key))
+    if isinstance(old, DictConfig) and isinstance(value, dict) and "_target_" not in value:
+        for name, item in value.items():
+            _set(old, name, _plain(item), here, text, adds=adds, quoted=isinstance(item, QuotedString))
+        return
+    value = _plain(value)
+    if old is not None and value is not None and not _is_interpolation(value):
+        value = _fitting(old, value, text, here, quoted=quoted, is_target=key == "_target_")
+    parent[key] = as_config(value)
+
+
+def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_target: bool) -> Any:
+    """The new value as the key wants it. Raises OverrideValueError if it cannot be that."""
+    if isinstance(old, DictConfig):
+        if isinstance(value, dict):
+            return value
+        keys = [name for name in old if name not in ("_target_", "_recursive_")]
+        example = f"; set one of its keys, e.g. {here}.{keys[0]}=VALUE" if keys else ""
+        raise OverrideValueError(f"{text}: {here} is a mapping{example}")
+    if quoted and isinstance(old, bool | int | float):
+        return value
+    if isinstance(old, bool):
+        if isinstance(value, bool) or value in (0, 1):
+            return bool(value)
+        raise OverrideValueError(f"{text}: {here} expects true or false (it is {old})")
+    if isinstance(old, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise OverrideValueError(f"{text}: {here} expects a number, of type {type(old).__name__} (it is {old})")
+        if isinstance(old, int):
+            return int(value) if float(value).is_integer() else value
+        return float(value)
+    if isinstance(value, str) and not is_target and not isinstance(old, str) and dotted_name(old):
+        try:
+            return locate(value)
+        except NameNotFoundError as error:
+            raise OverrideValueError(f"{text}: {error}") from error
+    return value
+
+
+def _old_value(parent: Any, key: Any) -> Any:
+    """The value that is replaced, interpolations resolved; None where there is none or it cannot be resolved."""
+    try:
+        return None if OmegaConf.is_missing(parent, key) else parent[key]
+    except OmegaConfBaseException:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Hydra's quoted strings inside lists and dicts as strings."""
+    return Override._convert_value(value)
+
+
+def _is_interpolation(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _places(cfg: Any, name: str, path: str = "") -> Iterator[str]:
+    """Paths of the keys of that name, anywhere in the config."""
+    for key in cfg if isinstance(cfg, DictConfig) else ():
+        if key == name:
+            yield _join(path, name)
+        elif not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key):
+            yield from _places(cfg[key], name, _join(path, str(key)))
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

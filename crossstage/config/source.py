@@ -1,0 +1,129 @@
+"""Run config files written in Python, afresh each time.
+
+A config file runs with an `__import__` of its own, so nothing global is patched: relative imports are resolved by
+path and run the other file anew, each time; absolute imports of config files (a module below a folder named `configs`
+that is no regular package) too; every other import is Python's. The same files can be imported by ordinary Python
+code, where they are modules like others: run once and shared.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossstage.config.names import suggestion
+from crossstage.config.nodes import as_config
+from crossstage.errors import InputError
+
+
+class ConfigFileError(InputError):
+    """A config file that does not run; the message begins with the file and the line."""
+
+
+class ConfigNotFoundError(InputError, FileNotFoundError):
+    """A config file that does not exist."""
+
+
+class ConfigImportError(ConfigFileError, ImportError):
+    """An import in a config file that does not work."""
+
+
+def run_config(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Run a config file and return its public names; dicts become DictConfigs.
+
+    importers: the files that import this one, outermost first. Raises ConfigImportError for an import that fails,
+    ConfigFileError for anything else that is raised while the file is read and run.
+    """
+    namespace: dict[str, Any] = {"__name__": f"config_file_{file.stem}", "__file__": str(file), "__doc__": None}
+    namespace["__builtins__"] = {**vars(builtins), "__import__": _Importer(file, importers)}
+    try:
+        exec(compile(file.read_bytes(), str(file), "exec"), namespace)
+    except ConfigFileError:
+        raise
+    except ImportError as error:
+        raise ConfigImportError(_describe(error, file)) from error
+    except Exception as error:
+        raise ConfigFileError(_describe(error, file)) from error
+    return {name: as_config(value) for name, value in namespace.items() if not name.startswith("__")}
+
+
+class _Importer:
+    """The `__import__` that one config file sees."""
+
+    def __init__(self, file: Path, importers: tuple[Path, ...]) -> None:
+        self.file = file
+        self.importers = importers
+
+    def __call__(
+        self,
+        name: str,
+        namespace: Mapping[str, Any] | None = None,
+        local: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> types.ModuleType:
+        place = f"{self.file}:{sys._getframe(1).f_lineno}"
+        statement = f"from {'.' * level}{name} import {', '.join(fromlist or ())}"
+        if level:
+            target = self._relative(name, level, f"{place}: {statement}")
+        else:
+            target = _config_module(name) if fromlist else None
+        if target is None:
+            return builtins.__import__(name, namespace, local, fromlist or (), level)
+        if target in (*self.importers, self.file):
+            raise ConfigImportError(f"{place}: {statement}: {target} imports this file in its turn; break the circle")
+        values = run_config(target, (*self.importers, self.file))
+        for wanted in fromlist or ():
+            if wanted != "*" and wanted not in values:
+                hint = suggestion(wanted, values)
+                raise ConfigImportError(f"{place}: {statement}: {target} does not define {wanted}.{hint}")
+        module = types.ModuleType(name)
+        module.__file__ = str(target)
+        vars(module).update(values)
+        return module
+
+    def _relative(self, name: str, level: int, statement: str) -> Path:
+        folder = self.file.parents[min(level, len(self.file.parents)) - 1]
+        base = folder.joinpath(*name.split(".")) if name else folder
+        file = base.with_name(f"{base.name}.py")
+        if name and file.is_file():
+            return file
+        if base.is_dir():
+            example = f"from {'.' * level}{f'{name}.' if name else ''}FILE import NAME"
+            raise ConfigImportError(
+                f"{statement}: a relative import needs a config file, but {base} is a directory; write {example}"
+            )
+        raise ConfigImportError(f"{statement}: relative import of a file that does not exist: {file}")
+
+
+def _config_module(name: str) -> Path | None:
+    """The file of a module that is a config file; None for all other modules."""
+    package, _, _ = name.rpartition(".")
+    if "configs" not in package.split("."):
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    regular = getattr(sys.modules.get(package), "__file__", None) is not None
+    is_source = spec is not None and spec.origin is not None and spec.origin.endswith(".py")
+    return Path(spec.origin) if is_source and not regular else None
+
+
+def _describe(error: Exception, file: Path) -> str:
+    """`FILE:LINE: ERROR`, one line; the line is the last one of this file that ran."""
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}: {(error.text or '').strip()}"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(file):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    place = f"{file}:{line}" if line else str(file)
+    return f"{place}: {text}" if isinstance(error, InputError) else f"{place}: {type(error).__name__}: {text}"

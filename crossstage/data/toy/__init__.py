@@ -1,0 +1,5 @@
+"""The generated data set, in COCO's layout: `python -m crossstage.data.toy --output FOLDER --train 1200 --val 200`."""
+
+from crossstage.data.toy.generate import ToySettings, write_toy
+
+__all__ = ["ToySettings", "write_toy"]

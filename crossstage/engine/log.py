@@ -1,0 +1,178 @@
+"""What a run tells: log.txt, the terminal, metrics.json, TensorBoard, Weights & Biases, curves.png."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from crossstage.engine.curves import draw_curves
+from crossstage.engine.metrics import MetricsFile
+
+logger = logging.getLogger("crossstage.engine")
+
+LOGGERS = ("crossstage", "csla", "dca", "projects")
+PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
+
+
+class RunLog:
+    """Inside `with`, our loggers write to the terminal and, once `open_file` was called, to a file.
+
+    quiet: errors alone, for the processes beside the first.  console: for a progress bar to share.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stdout)
+        self._quiet = quiet
+        self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self._handlers: list[logging.Handler] = [_ConsoleHandler(self.console), self._early]
+        self._before: dict[str, tuple[int, bool]] = {}
+
+    def __enter__(self) -> RunLog:
+        for name in LOGGERS:
+            ours = logging.getLogger(name)
+            self._before[name] = (ours.level, ours.propagate)
+            ours.setLevel(logging.ERROR if self._quiet else logging.INFO)
+            ours.propagate = False
+            for handler in self._handlers:
+                ours.addHandler(handler)
+        return self
+
+    def open_file(self, path: Path) -> None:
+        """Write to `path` too, beginning with what was said before."""
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(PLAIN)
+        self._early.setTarget(file)
+        self._early.flush()
+        self._early.flushLevel = logging.NOTSET  # from now on, at once
+        self._handlers.append(file)
+
+    def __exit__(self, *error: object) -> None:
+        for name, (level, propagate) in self._before.items():
+            ours = logging.getLogger(name)
+            ours.setLevel(level)
+            ours.propagate = propagate
+            for handler in self._handlers[:2]:
+                ours.removeHandler(handler)
+        for handler in self._handlers:
+            handler.close()
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above the progress bar, on a terminal; what the bar shows anyway is left out there."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.setFormatter(PLAIN)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.console.is_terminal and getattr(record, "on_bar", False):
+            return
+        try:
+            self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except Exception:  # a logger must not stop a training
+            self.handleError(record)
+
+
+class LogBook:
+    """Where the first process writes the numbers of a training run; `with` closes it."""
+
+    def __init__(self, output_dir: Path, console: Console, *, start: int, config: DictConfig) -> None:
+        self.output_dir = output_dir
+        self.metrics = MetricsFile(output_dir / "metrics.json")
+        self._start = start
+        self._config = config
+        self._console = console
+        self._stack = ExitStack()
+        self._wandb: Any = None
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> LogBook:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self.metrics.truncate(self._start)
+        self._board = SummaryWriter(str(self.output_dir), purge_step=self._start)
+        self._stack.callback(self._board.close)
+        if self._config.train.wandb.enabled:
+            self._wandb = _start_wandb(self._config, self.output_dir)
+            self._stack.callback(self._wandb.finish)
+        if self._console.is_terminal:
+            self._progress = self._stack.enter_context(_progress(self._console))
+            self._task = self._progress.add_task(
+                "train", total=self._config.train.max_iter, completed=self._start, numbers=""
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def advance(self, iteration: int) -> None:
+        """Move the bar to the end of `iteration`."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=iteration + 1)
+
+    def write(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Record `values` (training medians, evaluation scores, or both) for `iteration`."""
+        self.metrics.append(iteration, values)
+        for name, value in values.items():
+            self._board.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=iteration)
+        if "total_loss" in values:
+            line = training_line(iteration, values)
+            logger.info(line, extra={"on_bar": True})
+            if self._progress is not None:
+                self._progress.update(self._task, numbers=_short(values))
+
+    def draw(self) -> Path:
+        """(Re)draw curves.png and flush TensorBoard."""
+        path = self.output_dir / "curves.png"
+        draw_curves(self.metrics.read(), path)
+        self._board.flush()
+        return path
+
+
+def training_line(iteration: int, values: Mapping[str, float]) -> str:
+    """detectron2's line for a terminal, with the losses of the last stage alone."""
+    losses = [name for name in values if name == "total_loss" or (name.startswith("loss_") and name.count("_") == 1)]
+    parts = [f"eta: {timedelta(seconds=int(values['eta_seconds']))}", f"iter: {iteration}"]
+    parts += [f"{name}: {values[name]:.4g}" for name in sorted(losses, key=lambda name: name != "total_loss")]
+    parts += [f"time: {values['time']:.4f}", f"data_time: {values['data_time']:.4f}", f"lr: {values['lr']:.4g}"]
+    if torch.cuda.is_available():
+        parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+    return "  ".join(parts)
+
+
+def _short(values: Mapping[str, float]) -> str:
+    return f"loss {values['total_loss']:.4g}  lr {values['lr']:.3g}"
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    return Progress(*columns, console=console)
+
+
+def _start_wandb(config: DictConfig, output_dir: Path) -> Any:
+    import wandb  # an extra; `setup.check_values` made sure that it is there
+
+    params = OmegaConf.to_container(config.train.wandb.params, resolve=True)
+    return wandb.init(**{"dir": str(output_dir), **params}, config={"yaml": (output_dir / "config.yaml").read_text()})

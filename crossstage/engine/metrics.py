@@ -1,0 +1,130 @@
+"""The numbers of a run: medians over the last iterations, and metrics.json in detectron2's form."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossstage.checkpoints.save import write_atomically
+from crossstage.errors import NonFiniteError
+
+WINDOW = 20  # iterations that a logged value is the median of
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One batch of an iteration: its metrics by name, on the device until they are asked for, and its images."""
+
+    iteration: int
+    names: tuple[str, ...]
+    values: Tensor
+    image_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, iteration: int, metrics: Mapping[str, Tensor], image_ids: tuple[int, ...]) -> StepRecord:
+        """metrics: 0-d tensors on one device."""
+        values = torch.stack([value.detach().float() for value in metrics.values()])
+        return cls(iteration, tuple(metrics), values, image_ids)
+
+
+def settle(records: list[StepRecord]) -> list[dict[str, float]]:
+    """Bring the metrics of some iterations to the host, in one transfer, and check that all losses are finite.
+
+    Raises NonFiniteError naming the first iteration where one is not, the losses, and the images.
+    """
+    if not records:
+        return []
+    flat = torch.cat([record.values for record in records]).tolist()
+    rows = []
+    for record in records:
+        row, flat = dict(zip(record.names, flat, strict=False)), flat[len(record.names) :]
+        bad = [name for name, value in row.items() if is_loss(name) and not math.isfinite(value)]
+        if bad:
+            raise NonFiniteError(
+                f"iteration {record.iteration}: not finite: {', '.join(bad)}; {described(record.image_ids)}"
+            )
+        rows.append(row)
+    return rows
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric has to be finite for training to go on."""
+    return name.startswith("loss_") or name == "total_loss"
+
+
+def described(image_ids: tuple[int, ...]) -> str:
+    """The images of a step, for a message."""
+    return f"image ids {', '.join(str(image_id) for image_id in image_ids) or 'unknown'}"
+
+
+def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over those rows that have it (a batch without objects may lack some)."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+class History:
+    """The last values of each metric."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, deque[float]] = {}
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Take the metrics of one iteration in."""
+        for name, value in row.items():
+            self._values.setdefault(name, deque(maxlen=WINDOW)).append(value)
+
+    def medians(self) -> dict[str, float]:
+        """The median of each metric over its last 20 values."""
+        return {name: statistics.median(values) for name, values in self._values.items()}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Plain lists."""
+        return {name: list(values) for name, values in self._values.items()}
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        """Take back what `state_dict` returned."""
+        self._values = {name: deque(values, maxlen=WINDOW) for name, values in state.items()}
+
+
+class MetricsFile:
+    """metrics.json: one JSON object a line, sorted keys, NaN as bare NaN, each with its zero-based `iteration`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, iteration: int, values: Mapping[str, Any]) -> None:
+        """Write one line, durably: a checkpoint that is written later must not know more than this file."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**values, "iteration": iteration}, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete lines."""
+        if not self.path.is_file():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # a line that a killed process left unfinished
+        return rows
+
+    def truncate(self, iteration: int) -> None:
+        """Forget everything from `iteration` on: a resumed run will write it again."""
+        if self.path.is_file():
+            rows = [row for row in self.read() if row["iteration"] < iteration]
+            write_atomically(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

@@ -1,0 +1,68 @@
+"""Where a run takes place, what it is made of, and what an evaluation of it gives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from omegaconf import DictConfig
+from torch import nn
+
+from crossstage.checkpoints.save import write_atomically
+from crossstage.engine.log import RunLog
+from crossstage.evaluation import run_evaluation
+from crossstage.processes import Processes
+
+Results = dict[str, dict[str, float]]  # task ("bbox") -> score name -> percent
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a run takes place: its config, its processes and devices, its folder, its log."""
+
+    cfg: DictConfig
+    fabric: Fabric
+    processes: Processes
+    output_dir: Path
+    log: RunLog
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained and evaluated, as the config describes it."""
+
+    model: nn.Module
+    train_loader: Any
+    test_loader: Any
+    evaluator: Any
+
+    @property
+    def loaders(self) -> list[Any]:
+        """Those that there are."""
+        return [loader for loader in (self.train_loader, self.test_loader) if loader is not None]
+
+
+def score(session: Session, parts: Parts) -> Results:
+    """Evaluate the model as it is, under the run's precision; it notices nothing (see `run_evaluation`)."""
+    with session.fabric.autocast():
+        return run_evaluation(
+            parts.model,
+            parts.test_loader,
+            parts.evaluator,
+            device=session.fabric.device,
+            console=session.log.console,
+            processes=session.processes,
+        )
+
+
+def save_results(results: Results, folder: Path) -> None:
+    """Write results.json."""
+    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def flat(results: Results) -> dict[str, float]:
+    """{"bbox": {"AP": x}} as {"bbox/AP": x}."""
+    return {f"{task}/{name}": value for task, scores in results.items() for name, value in scores.items()}

@@ -1,0 +1,232 @@
+"""From a command line to processes on devices: arguments, config, seed, Lightning Fabric."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from omegaconf import DictConfig
+
+from crossstage.config import LazyConfig
+from crossstage.errors import InputError
+
+ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+EXAMPLES = """examples:
+  train on one GPU, or on the CPU where there is none:
+    %(prog)s --config-file projects/dino/configs/dino_toy.py dataloader.root=datasets/toy_easy
+  8 GPUs, another batch size (over all GPUs) and length:
+    %(prog)s --config-file F --num-gpus 8 dataloader.train.total_batch_size=32 train.max_iter=45000
+  go on after an interruption:
+    %(prog)s --config-file F --resume
+  evaluate a checkpoint:
+    %(prog)s --config-file F --eval-only train.init_checkpoint=output/model_final.pth
+  two machines; run this on each, with its own rank:
+    %(prog)s --config-file F --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://10.0.0.1:29500
+Under torchrun or srun the number of processes is theirs; --num-gpus is not needed.
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """detectron2's command line."""
+    parser = argparse.ArgumentParser(
+        description="Train or evaluate a detector.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="F", help="a LazyConfig .py file, or a saved config.yaml"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, on the CPU too")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="M")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default="auto", metavar="U", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config, e.g. train.max_iter=1000")
+    return parser
+
+
+def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
+    """Load and override a config; apply train.fast_dev_run. Raises InputError if a root or a value is wrong."""
+    cfg = LazyConfig.load(file)
+    LazyConfig.apply_overrides(cfg, list(overrides))
+    if missing := [name for name in ROOTS if name not in cfg]:
+        raise InputError(f"{file}: does not define {', '.join(missing)}; a config defines {', '.join(ROOTS)}")
+    if cfg.train.get("fast_dev_run", {}).get("enabled"):
+        cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
+    check_values(cfg.train)
+    return cfg
+
+
+PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
+WHOLE_NUMBERS = {
+    "max_iter": 1,
+    "accumulate": 1,
+    "eval_period": 0,
+    "log_period": 1,
+    "seed": -1,
+    "checkpointer.period": 1,
+    "checkpointer.max_to_keep": 0,
+}
+SWITCHES = (
+    "amp.enabled",
+    "ddp.broadcast_buffers",
+    "ddp.find_unused_parameters",
+    "clip_grad.enabled",
+    "model_ema.enabled",
+    "model_ema.use_ema_weights_for_eval_only",
+    "deterministic",
+    "wandb.enabled",
+)
+TEXTS = ("output_dir", "init_checkpoint", "device")
+
+
+def check_values(train: DictConfig) -> None:
+    """Raise InputError for a value of the train node that is missing or cannot be."""
+    for key, least in WHOLE_NUMBERS.items():
+        value = _value(train, key)
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        _require(fits, key, value, f"a whole number of at least {least}")
+    for key in SWITCHES:
+        _require(isinstance(_value(train, key), bool), key, _value(train, key), "True or False")
+    for key in TEXTS:
+        _require(isinstance(_value(train, key), str), key, _value(train, key), "text")
+    _require(_value(train, "output_dir") != "", "output_dir", "", "the path of a folder")
+    if train.wandb.enabled and importlib.util.find_spec("wandb") is None:
+        raise InputError("train.wandb.enabled=True needs the package wandb: pip install 'crossstage[wandb]'")
+    dtype = _value(train, "amp.dtype")
+    _require(dtype in PRECISIONS, "amp.dtype", dtype, " or ".join(PRECISIONS))
+    decay = _value(train, "model_ema.decay")
+    _require(isinstance(decay, float | int) and 0 <= decay < 1, "model_ema.decay", decay, "a number in [0, 1)")
+    norm = _value(train, "clip_grad.params.max_norm")
+    _require(isinstance(norm, float | int) and norm > 0, "clip_grad.params.max_norm", norm, "a number above 0")
+
+
+def _value(train: DictConfig, key: str) -> Any:
+    """The value at a dotted key."""
+    node: Any = train
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise InputError(
+                f"train.{key} is missing; begin with get_config('common/train.py').train and change values"
+            )
+        node = node[part]
+    return node
+
+
+def _require(fits: bool, key: str, value: Any, expected: str) -> None:
+    if not fits:
+        raise InputError(f"train.{key}={value!r}: expected {expected}")
+
+
+def choose_device(args: argparse.Namespace, train: DictConfig) -> tuple[str, str]:
+    """("cuda" or "cpu", a line to tell or ""). Raises InputError if more is asked for than there is."""
+    device, _, index = train.device.partition(":")
+    if device not in ("cuda", "cpu") or index:
+        raise InputError(
+            f"train.device={train.device!r}: expected cuda or cpu (CUDA_VISIBLE_DEVICES chooses among several GPUs)"
+        )
+    if args.num_gpus < 1:
+        raise InputError(f"--num-gpus {args.num_gpus}: expected at least 1, the number of processes per machine")
+    if device == "cpu":
+        return "cpu", ""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = any(override.split("=")[0].lstrip("+") == "train.device" for override in args.opts)
+    if found and args.num_gpus > found:
+        raise InputError(f"--num-gpus {args.num_gpus}: PyTorch finds {found} here; expected at most {found}")
+    if found:
+        return "cuda", ""
+    if asked:
+        raise InputError(
+            f"train.device=cuda, --num-gpus {args.num_gpus}: PyTorch finds no GPU here; expected train.device=cpu"
+        )
+    cores = os.cpu_count() or 1
+    if args.num_gpus > cores:
+        raise InputError(
+            f"--num-gpus {args.num_gpus}: this machine has no GPU and {cores} CPU cores; expected at most {cores} "
+            f"(train.device=cpu runs {args.num_gpus} processes all the same)"
+        )
+    return "cpu", "no GPU found: running on the CPU"
+
+
+def build_fabric(args: argparse.Namespace, train: DictConfig, device: str) -> Fabric:
+    """Describe devices, precision and processes to Lightning Fabric; `launch()` then starts the processes.
+
+    torchrun and srun decide over the number of processes; otherwise the arguments do. Raises InputError where they
+    contradict each other.
+    """
+    environment, per_machine, machines = choose_environment(args)
+    precision = PRECISIONS[train.amp.dtype] if train.amp.enabled else "32-true"
+    if device == "cpu" and precision == "16-mixed":
+        raise InputError("train.amp.dtype=fp16 needs a GPU; expected bf16 on the CPU, or train.amp.enabled=False")
+    strategy: Any = "auto"
+    if per_machine * machines > 1:
+        strategy = DDPStrategy(
+            broadcast_buffers=train.ddp.broadcast_buffers, find_unused_parameters=train.ddp.find_unused_parameters
+        )
+    return Fabric(
+        accelerator=device,
+        devices=per_machine,
+        num_nodes=machines,
+        precision=precision,
+        strategy=strategy,
+        plugins=[environment],
+    )
+
+
+def choose_environment(args: argparse.Namespace) -> tuple[Any, int, int]:
+    """The cluster environment, processes per machine, machines."""
+    if TorchElasticEnvironment.detect():
+        environment = TorchElasticEnvironment()
+        per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return environment, per_machine, environment.world_size() // per_machine
+    # A job of one task, or a shell inside an allocation, starts its processes itself.
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and SLURMEnvironment.detect():
+        environment = SLURMEnvironment()
+        machines = int(os.environ.get("SLURM_NNODES", "1"))
+        return environment, environment.world_size() // machines, machines
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(f"--machine-rank {args.machine_rank}: expected 0 to --num-machines - 1")
+    if args.num_machines > 1:
+        _set_meeting_point(args.dist_url, args.machine_rank)
+    return LightningEnvironment(), args.num_gpus, args.num_machines
+
+
+def _set_meeting_point(dist_url: str, machine_rank: int) -> None:
+    """Tell Fabric, through the environment as it expects, where the machines meet."""
+    host, _, port = dist_url.removeprefix("tcp://").rpartition(":")
+    if not (dist_url.startswith("tcp://") and host and port.isdigit()):
+        raise InputError(f"--dist-url {dist_url}: several machines need tcp://HOST:PORT of machine 0, the same on each")
+    os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, NODE_RANK=str(machine_rank))
+
+
+def draw_seed() -> int:
+    """A seed from the operating system, in [0, 2**31)."""
+    return secrets.randbelow(2**31)
+
+
+def make_deterministic() -> None:
+    """Let torch use deterministic algorithms alone; operators that have none raise."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all, before and after there is a process group."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+
+
+def is_started_by_fabric() -> bool:
+    """Whether Lightning started this process beside the one that a person, torchrun or srun started."""
+    external = TorchElasticEnvironment.detect() or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return not external and os.environ.get("LOCAL_RANK", "0") != "0"

@@ -1,0 +1,268 @@
+"""The training loop: read `Trainer.train` first."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from crossstage.checkpoints.save import Checkpointer
+from crossstage.engine.ema import ModelEma, unique_state
+from crossstage.engine.interrupt import Interrupted, StopSignals
+from crossstage.engine.log import LogBook
+from crossstage.engine.metrics import History, StepRecord, described, mean_of, settle
+from crossstage.engine.optim import LRMultiplier, load_optimizer
+from crossstage.engine.session import Parts, Results, Session, flat, save_results, score
+from crossstage.errors import InputError, NonFiniteError
+from crossstage.random_state import random_state, seed_all, set_random_state
+from crossstage.structures import ImageBatch
+
+logger = logging.getLogger("crossstage.engine")
+
+
+class Trainer:
+    """Trains `parts.model` for train.max_iter iterations; everything it needs is saved and restored exactly."""
+
+    def __init__(self, session: Session, parts: Parts, *, optimizer: Optimizer, multiplier: Any) -> None:
+        train = session.cfg.train
+        self.session, self.parts, self.config = session, parts, train
+        self.fabric, self.processes = session.fabric, session.processes
+        self.schedule = LRMultiplier(optimizer, multiplier, max_iter=train.max_iter)
+        with warnings.catch_warnings():  # torch renames the argument, but Fabric supports versions before and after
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            self.network, self.optimizer = self.fabric.setup(_Losses(parts.model), optimizer)
+        self.ema = ModelEma(parts.model, decay=train.model_ema.decay) if train.model_ema.enabled else None
+        self.checkpointer = Checkpointer(session.output_dir, max_to_keep=train.checkpointer.max_to_keep)
+        self.history = History()
+        # On a GPU, asking whether a loss is finite would wait for it: `collect` asks for many steps at once.
+        self.checks_each_step = self.fabric.device.type == "cpu"
+        self._pending: list[StepRecord] = []
+        self._timings: list[dict[str, float]] = []
+
+    def train(self, checkpoint: dict[str, Any] | None = None) -> Results:
+        """Run all iterations, or those after `checkpoint`; return the results of the final evaluation.
+
+        Raises Interrupted after SIGINT or SIGTERM, NonFiniteError for a loss that is not finite.
+        """
+        start = 0 if checkpoint is None else self.restore(checkpoint)
+        max_iter = self.config.max_iter
+        with ExitStack() as stack:
+            book = None
+            if self.processes.is_first:
+                book = LogBook(self.session.output_dir, self.session.log.console, start=start, config=self.session.cfg)
+                stack.enter_context(book)
+            stop = stack.enter_context(StopSignals(quiet=not self.processes.is_first))
+            self.parts.model.train()
+            batches = iter(self.parts.train_loader)
+            for iteration in range(start, max_iter):
+                signal_number = self.step(iteration, batches, stop)
+                done = iteration + 1
+                values: dict[str, float] = {}
+                if _due(done, self.config.eval_period) and done < max_iter:
+                    values |= flat(self.evaluate())
+                if _due(done, self.config.log_period) or done == max_iter:
+                    values |= self.training_values(iteration)
+                if values and book is not None:
+                    book.write(iteration, values)
+                if _due(done, self.config.checkpointer.period) or signal_number:
+                    self.save(f"model_{iteration:07d}", iteration)
+                if done == max_iter:
+                    self.save("model_final", iteration)
+                if book is not None:
+                    book.advance(iteration)
+                    if any("/" in name for name in values):
+                        book.draw()
+                if signal_number:
+                    message = f"stopped after iteration {iteration}, which is saved"
+                    logger.info(message)
+                    raise Interrupted(message, number=signal_number)
+            results = self.evaluate()
+            if book is not None:
+                book.write(max_iter, flat(results))
+                book.draw()
+                save_results(results, self.session.output_dir)
+        return results
+
+    def step(self, iteration: int, batches: Iterator[ImageBatch], stop: StopSignals) -> int:
+        """One optimizer step on `accumulate` batches. Returns a signal's number if any process has received one."""
+        started = time.perf_counter()
+        waited = 0.0
+        image_ids: tuple[int, ...] = ()
+        self.schedule.set(iteration)
+        for part in range(self.config.accumulate):
+            # Gradients travel between the processes with the last part only.
+            with self.fabric.no_backward_sync(self.network, enabled=part < self.config.accumulate - 1):
+                asked = time.perf_counter()
+                error, losses = None, {}
+                try:
+                    batch = next(batches)
+                    waited += time.perf_counter() - asked
+                    image_ids += batch.image_ids
+                    losses = self._losses(batch, iteration)
+                except (InputError, NonFiniteError) as raised:
+                    error = raised
+                (signal_number,) = self.processes.agree(error, stop.received)
+                self.fabric.backward(losses["total_loss"] / self.config.accumulate)
+        self._update(iteration, image_ids)
+        self._timings.append({"time": time.perf_counter() - started, "data_time": waited, "rank_data_time": waited})
+        return signal_number
+
+    def _losses(self, batch: ImageBatch, iteration: int) -> dict[str, Tensor]:
+        """The model's losses and metrics, and their `total_loss`, which is what is minimised."""
+        try:
+            losses = self.network(_Envelope(batch.to(self.fabric.device, non_blocking=True)))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"iteration {iteration}, {described(batch.image_ids)}: {error}") from error
+        weighted = [value for name, value in losses.items() if name.startswith("loss_")]
+        losses = {**losses, "total_loss": torch.stack(weighted).sum()}
+        record = StepRecord.of(iteration, losses, batch.image_ids)
+        if self.checks_each_step:
+            settle([record])
+        self._pending.append(record)
+        return losses
+
+    def _update(self, iteration: int, image_ids: tuple[int, ...]) -> None:
+        """Clip the gradients, step, average."""
+        if self.config.clip_grad.enabled:
+            clip = self.config.clip_grad.params
+            norm = self.fabric.clip_gradients(
+                self.network,
+                self.optimizer,
+                max_norm=clip.max_norm,
+                norm_type=clip.get("norm_type", 2),
+                error_if_nonfinite=False,
+            )
+            if self.checks_each_step and not torch.isfinite(norm):  # the same on all processes
+                raise NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+
+    def collect(self) -> None:
+        """Bring the metrics since the last call to the host, average them over the processes, add them to the history.
+
+        Raises NonFiniteError on all processes if a loss of any was not finite.
+        """
+        rows = self.processes.together(self._settle_pending)
+        for of_ranks in zip(*self.processes.gather(rows), strict=True):
+            first = {name: of_ranks[0][name] for name in ("time", "rank_data_time")}
+            slowest = max(row["data_time"] for row in of_ranks)
+            self.history.add({**mean_of(of_ranks), **first, "data_time": slowest})
+
+    def _settle_pending(self) -> list[dict[str, float]]:
+        rows = settle(self._pending)
+        parts = self.config.accumulate
+        steps = [mean_of(rows[first : first + parts]) for first in range(0, len(rows), parts)]
+        rows = [{**row, **timing} for row, timing in zip(steps, self._timings, strict=True)]
+        self._pending, self._timings = [], []
+        return rows
+
+    def training_values(self, iteration: int) -> dict[str, float]:
+        """What a line of metrics.json says of training: medians over the last 20 iterations."""
+        self.collect()
+        medians = self.history.medians()
+        remaining = self.config.max_iter - iteration - 1
+        return {**medians, "lr": self.schedule.lr, "eta_seconds": medians["time"] * remaining}
+
+    def evaluate(self) -> Results:
+        """Scores of the model's weights, of the averaged ones ("ema_bbox"), or both. Training does not notice."""
+        self._share_buffers()
+        if self.ema is None:
+            return score(self.session, self.parts)
+        with self.ema.applied():
+            averaged = score(self.session, self.parts)
+        if self.config.model_ema.use_ema_weights_for_eval_only:
+            return averaged
+        own = score(self.session, self.parts)
+        return {**own, **{f"ema_{task}": scores for task, scores in averaged.items()}}
+
+    def _share_buffers(self) -> None:
+        """Let all processes evaluate, save and go on with the first one's running means."""
+        self.processes.share(self.parts.model.buffers())
+        if self.ema is not None:
+            self.processes.share(self.ema.buffers())
+
+    def save(self, name: str, iteration: int) -> None:
+        """Write a checkpoint; all processes wait for it. Raises NonFiniteError, without writing, for bad weights."""
+        self.collect()
+        self._share_buffers()
+        self.processes.together(lambda: check_finite(self.parts.model, iteration))
+        random_states = self.processes.gather(random_state())
+
+        def write() -> None:
+            self.checkpointer.save(name, self.state_dict(iteration, random_states))
+
+        self.processes.on_first(write)
+
+    def state_dict(self, iteration: int, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        """All that a resumed run needs; tensors and plain containers only. `iteration` is the last one done."""
+        dataset = getattr(self.parts.train_loader, "dataset", None)
+        state = {
+            "model": self.parts.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.schedule.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "random": random_states,
+            "sampler": self.parts.train_loader.state_dict(),
+            "iteration": iteration,
+            "seed": self.config.seed,
+            "history": self.history.state_dict(),
+            "config": (self.session.output_dir / "config.yaml").read_text(encoding="utf-8"),
+            "class_names": [str(name) for name in getattr(dataset, "class_names", ())],
+            "category_ids": [int(number) for number in getattr(dataset, "category_ids", ())],
+        }
+        return state if self.ema is None else {**state, "ema_state": self.ema.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Take over the state of a checkpoint, its weights included; return the iteration to go on with."""
+        self.parts.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer.optimizer, state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.parts.train_loader.load_state_dict(state["sampler"])
+        self.history.load_state_dict(state["history"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state.get("ema_state", unique_state(self.parts.model)))
+        if len(state["random"]) == self.processes.count:
+            set_random_state(state["random"][self.processes.rank])
+        else:
+            logger.warning(f"the checkpoint is of {len(state['random'])} processes: random numbers begin anew")
+            seed_all(self.config.seed + 1000 * (state["iteration"] + 1) + self.processes.rank)
+        return state["iteration"] + 1
+
+
+class _Envelope:
+    """Hides a batch from Fabric, which would otherwise copy the dataclass and convert its tensors."""
+
+    def __init__(self, batch: ImageBatch) -> None:
+        self.batch = batch
+
+
+class _Losses(nn.Module):
+    """What Fabric wraps: opens the envelope. Its only submodule is the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, envelope: _Envelope) -> dict[str, Tensor]:
+        return self.model(envelope.batch)
+
+
+def check_finite(model: nn.Module, iteration: int) -> None:
+    """Raise NonFiniteError, naming tensors, if the weights are not finite; one transfer."""
+    floats = {name: tensor for name, tensor in unique_state(model).items() if tensor.is_floating_point()}
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
+    if bad := [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]:
+        raise NonFiniteError(f"iteration {iteration}: weights not finite, nothing was saved: {', '.join(bad[:5])}")
+
+
+def _due(done: int, period: int) -> bool:
+    return period > 0 and done % period == 0

@@ -1,0 +1,6 @@
+"""What a detector is worth and what it costs: COCO metrics, the evaluation loop, parameters and FLOPs."""
+
+from crossstage.evaluation.coco import CocoEvaluator
+from crossstage.evaluation.loop import metrics_table, run_evaluation
+
+__all__ = ["CocoEvaluator", "metrics_table", "run_evaluation"]

@@ -1,0 +1,178 @@
+"""Our detectors under detectron2's trainers and evaluators, and detectron2's registered datasets under our trainer.
+
+detectron2 has its own forms of a batch (`list[dict]`), of objects and detections (`Instances`) and of a dataset (a name
+in `DatasetCatalog`). They are converted here, at the edge; the detector and the training loop know nothing of it.
+detectron2 itself is imported when something is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.checkpoints.save import write_atomically
+from crossstage.config import LazyConfig, instantiate
+from crossstage.data.batch import Sample, bounding_boxes, collate
+from crossstage.data.coco import CocoDetection
+from crossstage.errors import InputError
+from crossstage.structures import Detections, ImageBatch
+
+INSTALL = "detectron2 0.6 or newer; its guide: https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+FORMATS = ("RGB", "BGR")
+
+
+class MissingPackageError(InputError, ImportError):
+    """A package that an interop module converts from or to is not installed."""
+
+
+def native_model(config_file: str, *, overrides: Sequence[str] = (), image_format: str = "RGB") -> Detectron2Model:
+    """The model of one of our config files, for a config of detectron2: `model = L(native_model)(config_file=...)`.
+
+    overrides: as on the command line, e.g. ["model.num_classes=3"].  image_format: of detectron2's mapper. Our nodes
+    are built by our `instantiate` here, since a decoder gets its layer as a node, which detectron2's would build.
+    Raises InputError for a file, key or value that is wrong.
+    """
+    config = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(overrides))
+    return Detectron2Model(instantiate(config.model), image_format=image_format)
+
+
+class Detectron2Model(nn.Module):
+    """A detector of ours, called as detectron2 calls a model.
+
+    detector: takes an ImageBatch; returns losses by name in training, Detections in evaluation.  image_format: the
+    channels' order in what detectron2's mapper yields, "RGB" or "BGR".
+    """
+
+    def __init__(self, detector: nn.Module, *, image_format: str = "RGB") -> None:
+        super().__init__()
+        if image_format not in FORMATS:
+            raise InputError(f"image_format={image_format!r}: expected one of {', '.join(FORMATS)}")
+        _detectron2("structures")
+        self.detector, self.image_format = detector, image_format
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """In training: weighted losses by name. In evaluation: `{"instances": Instances}` an image.
+
+        batched_inputs: a dict an image, with `image` uint8 [3, H, W] and, in training, `instances` with `gt_boxes` and
+        `gt_classes`; `height` and `width`, in which detections are given, are those of `image` if absent.
+        """
+        device = next(self.detector.parameters()).device
+        batch = image_batch(batched_inputs, image_format=self.image_format).to(device, non_blocking=True)
+        if self.training:
+            return self.detector(batch)
+        found = zip(self.detector(batch), batch.original_sizes, strict=True)
+        return [{"instances": as_instances(detections, size)} for detections, size in found]
+
+
+def image_batch(batched_inputs: Sequence[Mapping[str, Any]], *, image_format: str = "RGB") -> ImageBatch:
+    """detectron2's batch as ours, on the CPU; see `Detectron2Model.forward`. Without `instances` it has no targets.
+
+    Image ids are positions in the batch: detectron2's evaluators take them from their own inputs.
+    Raises InputError for an image that is not uint8 [3, H, W] and for rotated boxes.
+    """
+    annotated = all("instances" in one for one in batched_inputs)
+    samples = [
+        _sample(one, index, annotated=annotated, image_format=image_format) for index, one in enumerate(batched_inputs)
+    ]
+    batch = collate(samples)
+    return batch if annotated else replace(batch, targets=None)
+
+
+def _sample(one: Mapping[str, Any], index: int, *, annotated: bool, image_format: str) -> Sample:
+    pixels = one["image"]
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+        raise InputError(
+            f"image {one.get('file_name', index)}: is {pixels.dtype} {list(pixels.shape)}; expected uint8 [3, H, W], "
+            "as detectron2's DatasetMapper and detrex's make it"
+        )
+    pixels = pixels.cpu() if image_format == "RGB" else pixels.cpu().flip(0)
+    size = (pixels.shape[-2], pixels.shape[-1])
+    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    if annotated:
+        boxes, labels = one["instances"].gt_boxes.tensor.cpu().float(), one["instances"].gt_classes.cpu()
+        if boxes.shape[-1] != 4:
+            raise InputError(f"image {one.get('file_name', index)}: has rotated boxes; expected x0, y0, x1, y1")
+    original_size = (one.get("height", size[0]), one.get("width", size[1]))
+    return Sample(pixels, bounding_boxes(boxes, size), labels.long(), image_id=index, original_size=original_size)
+
+
+def as_instances(detections: Detections, size: tuple[int, int]) -> Any:
+    """Detections as detectron2's Instances: `pred_boxes`, `scores`, `pred_classes`. size: (height, width)."""
+    structures = _detectron2("structures")
+    return structures.Instances(
+        size,
+        pred_boxes=structures.Boxes(detections.boxes_xyxy),
+        scores=detections.scores,
+        pred_classes=detections.labels,
+    )
+
+
+def registered_dataset(name: str, *, keep_empty: bool = True, json_file: str | None = None) -> CocoDetection:
+    """A dataset of detectron2's DatasetCatalog as ours; in a config: `dataset=L(registered_dataset)(name=...)`.
+
+    One that was registered from a COCO JSON is read from that file. The records of another are written to `json_file`
+    first, where our CocoEvaluator finds them too.  keep_empty: whether images without a box stay.
+    Raises InputError for an unknown name, records that are not boxes, or a missing `json_file`.
+    """
+    data = _detectron2("data")
+    if name not in data.DatasetCatalog:
+        known = ", ".join(sorted(data.DatasetCatalog.list())) or "none"
+        raise InputError(f"name={name!r}: not in detectron2's DatasetCatalog, which has: {known:.400}")
+    metadata = data.MetadataCatalog.get(name)
+    if json_file is None:
+        if not hasattr(metadata, "json_file"):
+            raise InputError(f"{name}: was not registered from a COCO JSON; give json_file=FILE to write its boxes to")
+        return CocoDetection(metadata.json_file, metadata.image_root, keep_empty=keep_empty)
+    records = data.DatasetCatalog.get(name)  # a tuple of classes may be missing from what a user registers
+    content = coco_content(records, class_names=list(metadata.get("thing_classes", [])), dataset=name)
+    Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(json_file), json.dumps(content))
+    return CocoDetection(json_file, "/", keep_empty=keep_empty)
+
+
+def coco_content(records: Sequence[Mapping[str, Any]], *, class_names: Sequence[str], dataset: str) -> dict[str, Any]:
+    """detectron2's records as the content of a COCO instances JSON: category ids are class indices, paths absolute.
+
+    Raises InputError, naming the dataset and the record, for a class without a name and for other than axis-aligned
+    absolute boxes.
+    """
+    structures = _detectron2("structures")
+    absolute = (structures.BoxMode.XYXY_ABS, structures.BoxMode.XYWH_ABS)
+    images, annotations = [], []
+    for number, record in enumerate(records):
+        path = str(Path(record["file_name"]).resolve())
+        images.append({"id": number, "file_name": path, "height": record["height"], "width": record["width"]})
+        for box in record.get("annotations", ()):
+            if box["bbox_mode"] not in absolute or not 0 <= box["category_id"] < len(class_names):
+                raise InputError(
+                    f"{dataset}: {path} has a box of class {box['category_id']} in {box['bbox_mode']}; expected a "
+                    f"class below {len(class_names)} (thing_classes) in XYXY_ABS or XYWH_ABS"
+                )
+            corners = structures.BoxMode.convert(list(box["bbox"]), box["bbox_mode"], structures.BoxMode.XYWH_ABS)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(box["category_id"]),
+                    "bbox": [float(value) for value in corners],
+                    "iscrowd": int(box.get("iscrowd", 0)),
+                }
+            )
+    categories = [{"id": index, "name": class_name} for index, class_name in enumerate(class_names)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _detectron2(part: str) -> ModuleType:
+    """A package of detectron2. Raises MissingPackageError, which says what to install."""
+    try:
+        return importlib.import_module(f"detectron2.{part}")
+    except ImportError as error:
+        raise MissingPackageError(f"crossstage.interop.detectron2 needs {INSTALL} ({error})") from error

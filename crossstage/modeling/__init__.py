@@ -1,0 +1,9 @@
+"""The parts of a detector, in the order of the data flow.
+
+detector (the whole), backbone, neck, encoders, queries, decoders (transformer: their layer), supervision, postprocess.
+`crossstage.structures` says what flows between them.
+"""
+
+from crossstage.torchvision_on_cpu import declare_missing_operators
+
+declare_missing_operators()  # timm imports torchvision

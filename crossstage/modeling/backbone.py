@@ -1,0 +1,191 @@
+"""Any timm network as a backbone: normalised pixels in, feature maps by stride out."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from crossstage.errors import InputError
+from crossstage.layers.deform_conv import ModulatedDeformConv2d
+
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
+_STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
+_SWIN_NAMES = ("swin_", "swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large")
+# timm fits windows, shifts and the mask to the pretraining's image size: these keep them whole on images of any size
+_SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
+
+
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm model (`timm.list_models()`), finest first.
+
+    strides: which maps to return, by their reduction.  frozen_norm: batch norms as constants (FrozenBN), as COCO
+    recipes of two images a GPU need.  frozen_stages: 0 trains all, 1 freezes the stem, 2 also the first stage, ...
+    (detectron2's freeze_at).  output_norm: a trained LayerNorm over the channels of each map, as detection adds to
+    Swin, whose stages end without one.  edits: applied to the timm model one after the other before anything is
+    frozen (`FixedStatistics`, `DeformableStages`).  options: further keywords for `timm.create_model`.  A Swin takes
+    any size.
+    Raises InputError for an unknown model or a stride that it does not have.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet50",
+        *,
+        strides: Sequence[int] = (8, 16, 32),
+        pretrained: bool = True,
+        frozen_norm: bool = True,
+        frozen_stages: int = 1,
+        output_norm: bool = False,
+        edits: Sequence[Callable[[nn.Module], nn.Module]] = (),
+        options: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = _features_only(name, strides, pretrained, _plain(options or {}))
+        self.strides = tuple(self.body.feature_info.reduction())
+        self.channels = tuple(self.body.feature_info.channels())
+        self.channels_last = self.body.output_fmt == "NHWC"
+        self.patch_size = _patch_size(self.body)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if output_norm else None
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        for edit in edits:
+            self.body = edit(self.body)
+        if frozen_norm:
+            if not pretrained:
+                _open_residual_branches(self.body)
+            self.body = freeze_batch_norm_2d(self.body)
+        freeze_stages(self.body, frozen_stages)
+
+    def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """pixels: uint8 or float [B, 3, H, W], 0 to 255.  mask: bool [B, H, W], True = padding (becomes mean colour).
+
+        Returns one [B, C, h, w] per stride, finest first.
+        """
+        normalised = (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        normalised = normalised.masked_fill(mask[:, None], 0)
+        rows, columns = (-size % patch for size, patch in zip(mask.shape[1:], self.patch_size, strict=True))
+        if rows or columns:
+            normalised = pad(normalised, (0, columns, 0, rows))
+        maps = [level.permute(0, 3, 1, 2) if self.channels_last else level for level in self.body(normalised)]
+        if self.norms is not None:  # over the channels, which LayerNorm expects last
+            maps = [norm(level.movedim(1, -1)).movedim(-1, 1) for norm, level in zip(self.norms, maps, strict=True)]
+        return tuple(maps)
+
+
+def _plain(options: Mapping) -> dict:
+    """The lists of a config node as tuples: timm hands some to torch, which takes no ListConfig."""
+    return {
+        key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for key, value in options.items()
+    }
+
+
+def _patch_size(body: nn.Module) -> tuple[int, int]:
+    """What height and width must be multiples of: (1, 1) where convolutions take any size."""
+    return tuple(getattr(getattr(body, "patch_embed", None), "patch_size", (1, 1)))
+
+
+def _features_only(name: str, strides: Sequence[int], pretrained: bool, options: dict) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:8]
+        raise InputError(f"backbone.name={name!r}: timm has no such model; near names: {', '.join(near) or 'none'}")
+    if name.startswith(_SWIN_NAMES):
+        options = {**_SWIN_OPTIONS, **options}
+    with torch.device("meta"):
+        known = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
+    missing = [stride for stride in strides if stride not in known]
+    if missing:
+        raise InputError(f"backbone.strides={list(strides)}: {name} has no map of stride {missing[0]}; it has {known}")
+    # the deepest map of a stride: a dilated last stage (output_stride=16) has the stride of the one before
+    indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
+    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+
+
+def _open_residual_branches(body: nn.Module) -> None:
+    """timm begins with the last norm of a residual branch at 0; frozen like that, the branch would never learn."""
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+
+
+class FixedStatistics:
+    """An edit: batch norms keep their statistics in training too, scale and shift are trained (mmdet's norm_eval).
+
+    Raises InputError where the network has no batch norm of torch's own class.
+    """
+
+    def __call__(self, body: nn.Module) -> nn.Module:
+        norms = [
+            (parent, name, child)
+            for parent in body.modules()
+            for name, child in parent.named_children()
+            if type(child) is nn.BatchNorm2d
+        ]
+        if not norms:
+            raise InputError(f"FixedStatistics: {type(body).__name__} has no nn.BatchNorm2d; leave the edit out")
+        for parent, name, norm in norms:
+            setattr(parent, name, FixedBatchNorm2d.like(norm))
+        return body
+
+
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that is always in evaluation mode."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+        """The same norm: it takes over parameters and statistics."""
+        with norm.weight.device:
+            fixed = cls(norm.num_features, eps=norm.eps)
+        fixed.load_state_dict(norm.state_dict(), assign=True)
+        return fixed.eval()
+
+    def train(self, mode: bool = True) -> nn.BatchNorm2d:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+class DeformableStages:
+    """An edit: the 3x3 convolutions of some stages become modulated deformable ones (mmdet's DCN in c3-c5).
+
+    stages: 1 is the first behind the stem. The body's parameters keep their names. Raises InputError where a stage has
+    no such convolution.
+    """
+
+    def __init__(self, stages: Sequence[int] = (2, 3, 4)) -> None:
+        self.stages = tuple(stages)
+
+    def __call__(self, body: nn.Module) -> nn.Module:
+        found = [child for name, child in body.named_children() if name.startswith(_STAGE_NAMES)]
+        for stage in self.stages:
+            parents = list(found[stage - 1].modules()) if 1 <= stage <= len(found) else []
+            convolutions = [
+                (parent, name, child)
+                for parent in parents
+                for name, child in parent.named_children()
+                if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3)
+            ]
+            if not convolutions:
+                raise InputError(
+                    f"DeformableStages stages={list(self.stages)}: stage {stage} of {type(body).__name__} has no 3x3 "
+                    f"convolution; it has {len(found)} stages"
+                )
+            for parent, name, convolution in convolutions:
+                setattr(parent, name, ModulatedDeformConv2d.like(convolution))
+        return body
+
+
+def freeze_stages(body: nn.Module, count: int) -> None:
+    """Stop the gradients of the first `count` stages of a timm feature network: the stem, then each stage.
+
+    Raises InputError where the network's stages cannot be told apart by its children's names.
+    """
+    stage = 0
+    for name, child in body.named_children():
+        stage += name.startswith(_STAGE_NAMES)
+        if stage < count:
+            child.requires_grad_(False)
+    if count > 0 and stage == 0:
+        raise InputError(f"backbone.frozen_stages={count}: found no stages in {type(body).__name__}; use 0")

@@ -1,0 +1,1 @@
+"""From queries and memory to the predictions of every stage."""

@@ -1,0 +1,110 @@
+"""The conditional decoder: anchor boxes as queries, dense attention steered by their place and size (DAB-DETR)."""
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.config import instantiate
+from crossstage.layers.boxes import inverse_sigmoid
+from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
+from crossstage.layers.position import box_sine_embedding
+from crossstage.modeling.decoders.deformable import BoxQueryPositions
+from crossstage.modeling.stages import at_stage
+from crossstage.structures import Memory, Queries, StageOutputs
+
+
+class ModulatedSinePositions(nn.Module):
+    """Sine embedding of the boxes' centres, stretched by their sizes (DAB-DETR, section 4.4, eq. 6).
+
+    [B, N, C] content, [B, N, 4] boxes -> [B, N, C]: C / 2 features of y, then C / 2 of x. After the first stage the
+    content also scales every feature.
+    """
+
+    def __init__(self, embed_dim: int = 256) -> None:
+        super().__init__()
+        self.num_features = embed_dim // 2
+        self.scale = MLP(embed_dim, embed_dim, embed_dim, 2)
+        self.size = MLP(embed_dim, embed_dim, 2, 2)
+        xavier_uniform_matrices_(self)
+
+    def forward(self, content: Tensor, references: Tensor, *, first_stage: bool) -> Tensor:
+        sine = box_sine_embedding(references[..., :2], self.num_features)
+        if not first_stage:
+            sine = sine * self.scale(content)
+        stretch = self.size(content).to(references.dtype).sigmoid() / references[..., 2:]  # (width, height)
+        return (sine.unflatten(-1, (2, -1)) * stretch.flip(-1)[..., None]).flatten(-2)
+
+
+class ConditionalDecoder(nn.Module):
+    """S stages over dense memory; each refines the boxes from which the next makes its query positions (DAB-DETR).
+
+    layer: config node, built once a stage (give this class's node `_recursive_=False`); in the first stage every
+    `first_stage` value inside it becomes True.  class_head, box_head: one of each, shared by the stages; the heads
+    read normed states, the stages hand on un-normed ones.  attends_to_padding: cross-attention sees the tokens of
+    padding, as in detrex, whose weights were trained so; a prediction then depends on the padding of its image.
+    """
+
+    def __init__(
+        self,
+        layer,
+        *,
+        num_layers: int,
+        class_head,
+        box_head,
+        embed_dim: int = 256,
+        attends_to_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        nodes = [at_stage(layer, first_stage=True)] + [layer] * (num_layers - 1)
+        self.layers = nn.ModuleList(instantiate(node) for node in nodes)
+        xavier_uniform_matrices_(self)
+        self.query_positions = BoxQueryPositions(embed_dim)
+        self.sine_positions = ModulatedSinePositions(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.class_head, self.box_head = instantiate(class_head), instantiate(box_head)
+        self.attends_to_padding = attends_to_padding
+
+    def forward(self, queries: Queries, memory: Memory) -> StageOutputs:
+        """Queries [B, N, C] with references [B, N, 4] -> the predictions of S stages.
+
+        Boxes look forward twice: each stage's prediction also sends gradient to the stage before, and the first
+        stage's to learned references.
+        """
+        content, references = queries.content, queries.references
+        boxes, states = [references], []
+        for stage, layer in enumerate(self.layers):
+            content = self._attend(layer, content, references, queries, memory, first_stage=stage == 0)
+            boxes.append(self._moved(content, references))
+            references = boxes[-1].detach()
+            states.append(self.norm(content))
+        stacked = torch.stack(states)
+        predicted = self._moved(stacked, torch.stack(boxes[:-1]))
+        logits = self.class_head(stacked).to(predicted.dtype)
+        return StageOutputs(logits, predicted, states=stacked, references=torch.stack(boxes[1:]))
+
+    def _attend(
+        self,
+        layer: nn.Module,
+        content: Tensor,
+        references: Tensor,
+        queries: Queries,
+        memory: Memory,
+        *,
+        first_stage: bool,
+    ) -> Tensor:
+        """One stage: [B, N, C] -> [B, N, C]."""
+        position = self.query_positions(references)
+        return layer(
+            content,
+            self_attn={"position": position, "attention_mask": queries.attention_mask},
+            cross_attn={
+                "key": memory.tokens,
+                "key_position": memory.positions,
+                "position": position,
+                "sine_position": self.sine_positions(content, references, first_stage=first_stage),
+                "padding_mask": None if self.attends_to_padding else memory.mask,
+            },
+        )
+
+    def _moved(self, states: Tensor, references: Tensor) -> Tensor:
+        """References as the box head moves them: [..., C], [..., 4] -> [..., 4]."""
+        return (self.box_head(states).to(references.dtype) + inverse_sigmoid(references)).sigmoid()

@@ -1,0 +1,73 @@
+"""The skeleton that all detectors fill: its `forward` is the data flow of the papers' figures."""
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.structures import Detections, GroupOutputs, ImageBatch, PaddedTargets, Queries, StageOutputs
+
+
+class Detector(nn.Module):
+    """A query-based detector from its parts (`crossstage.modeling`), with three seams: queries, decoder, supervision.
+
+    num_classes: K, also checked against the dataset.  embed_dim: C, the width that the parts share; both are there
+    for configs to refer to.  eval_ignores_padding: treat padding as image in evaluation, as detrex does; boxes then
+    depend on what an image is batched with. (A little they always do: group norms and DINO's query positions, as
+    trained, see the padded map. Evaluate with batches of one for a paper.)
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        encoder: nn.Module,
+        queries: nn.Module,
+        decoder: nn.Module,
+        criterion: nn.Module,
+        postprocess: nn.Module,
+        num_classes: int,
+        embed_dim: int = 256,
+        eval_ignores_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.encoder = backbone, neck, encoder
+        self.queries, self.decoder = queries, decoder
+        self.criterion, self.postprocess = criterion, postprocess
+        self.num_classes, self.embed_dim = num_classes, embed_dim
+        self.eval_ignores_padding = eval_ignores_padding
+
+    def forward(self, batch: ImageBatch) -> dict[str, Tensor] | list[Detections]:
+        """In training: weighted losses by name. In evaluation: one Detections an image, in original pixels.
+
+        Raises ValueError in training if the batch has no targets.
+        """
+        if not self.training:
+            _, outputs = self.predict(batch)
+            return self.postprocess(outputs[-1].outputs, batch)
+        if batch.targets is None:
+            raise ValueError("a training batch needs targets; call model.eval() to predict without them")
+        targets = PaddedTargets.of(batch.targets)
+        queries, outputs = self.predict(batch, targets)
+        proposals = [] if queries.proposals is None else [queries.proposals]
+        return self.criterion(outputs + proposals, targets)
+
+    def predict(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, list[GroupOutputs]]:
+        """The data flow without supervision: the queries, and each group's outputs, in the order of the query axis.
+
+        Without targets the matching group is the last.
+        """
+        mask = batch.mask
+        if self.eval_ignores_padding and not self.training:
+            mask = torch.zeros_like(mask)
+        maps = self.backbone(batch.pixels, batch.mask)
+        pyramid = self.neck(maps, mask)
+        memory = self.encoder(pyramid)
+        queries = self.queries(memory, targets)
+        stages = self.decoder(queries, memory)
+        return queries, split_groups(queries, stages)
+
+
+def split_groups(queries: Queries, stages: StageOutputs) -> list[GroupOutputs]:
+    """Cut the outputs of all queries into those of each group, in the order of the query axis."""
+    parts = stages.split([group.size for group in queries.groups])
+    return [GroupOutputs(group, part) for group, part in zip(queries.groups, parts, strict=True)]

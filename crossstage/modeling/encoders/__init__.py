@@ -1,0 +1,1 @@
+"""From a feature pyramid to memory."""

@@ -1,0 +1,1 @@
+"""Where decoder queries come from."""

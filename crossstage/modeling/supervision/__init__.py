@@ -1,0 +1,1 @@
+"""Matching, labels and losses."""

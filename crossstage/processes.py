@@ -1,0 +1,112 @@
+"""What the processes of a run tell each other beside gradients; with one process, nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, distributed
+
+from crossstage.errors import InputError, NonFiniteError
+
+Result = TypeVar("Result")
+
+
+class Processes:
+    """The processes of this run, over a channel of their own on the CPU: no device waits for these messages."""
+
+    def __init__(self) -> None:
+        self.rank, self.count = 0, 1
+        self._group = None
+        if distributed.is_available() and distributed.is_initialized():
+            self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+        if self.count > 1:
+            self._group = distributed.new_group(backend="gloo")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def largest(self, *values: int) -> list[int]:
+        """Element-wise maximum over the processes."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's value, by rank, for everybody."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, for everybody."""
+        if self.count == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by the first process's, in place: buffers (running means) that each updated by itself."""
+        if self.count > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
+    def agree(self, error: Exception | None, *flags: int) -> list[int]:
+        """Raise the error of any process on every process; else return the largest of each flag.
+
+        An InputError or NonFiniteError of one process would otherwise leave the others waiting for it.
+        """
+        failed, *flags = self.largest(int(error is not None), *flags)
+        if not failed:
+            return flags
+        found = [entry for entry in self.gather(_described(error)) if entry is not None]
+        kind, message = found[0]
+        error = error or (NonFiniteError if kind == "NonFiniteError" else InputError)(message)
+        error.known_to_first = True  # who prints it: see run.main
+        raise error
+
+    def together(self, build: Callable[[], Result]) -> Result:
+        """Run `build` on every process; what it raises on one, InputError or NonFiniteError, is raised on all."""
+        result, error = None, None
+        try:
+            result = build()
+        except (InputError, NonFiniteError) as raised:
+            error = raised
+        self.agree(error)
+        return result
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Run `work` on the first process alone while the others wait; return its result to all."""
+        return self.from_first(self.together(work if self.is_first else _nothing))
+
+
+def end_started_processes(fabric: Fabric, *, patience: float) -> None:
+    """Wait up to `patience` seconds for the processes that Lightning started beside this one, then kill them.
+
+    Left alone by a process that failed, they would wait for it in a collective operation, on GPUs for half an hour.
+    """
+    deadline = time.monotonic() + patience
+    for process in getattr(fabric.strategy.launcher, "procs", []):
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _nothing() -> None:
+    """What the others do meanwhile."""
+
+
+def _described(error: Exception | None) -> tuple[str, str] | None:
+    return None if error is None else (type(error).__name__, str(error))

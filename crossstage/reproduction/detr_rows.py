@@ -1,0 +1,50 @@
+"""StageInteractor's tables over the DETR family as data.
+
+AP is on COCO val2017 and stands here only where detrex published it for this very recipe: the paper's own figures for
+CSLA and DCA are not in our facts.
+"""
+
+from __future__ import annotations
+
+from crossstage.reproduction.rows import Row
+
+ZOO = "detrex's model zoo"
+
+
+def _dino(name: str, variant: str, epochs: int, ap: float | None = None, baseline: str = "") -> Row:
+    """DINO R50, 4 scales; `variant`: "", "_csla", "_csla_dca"."""
+    configs = "projects/dino/configs"
+    coco = f"{configs}/dino_r50_4scale_{epochs}ep{variant}.py"
+    return Row(name, coco, f"{configs}/dino_toy{variant}.py", ap, ZOO if ap else "", baseline, epochs)
+
+
+def _pair(name: str, project: str, coco: str, toy: str, ap: float, source: str) -> tuple[Row, Row]:
+    """A detector without and with CSLA; `coco`, `toy`: its configs without `.py`; the name ends in its epochs."""
+    configs = f"projects/{project}/configs"
+    epochs = int(name.rpartition("_")[2].removesuffix("ep"))
+    plain = Row(name, f"{configs}/{coco}.py", f"{configs}/{toy}.py", ap, source, "", epochs)
+    with_csla = (f"{configs}/{coco}_csla.py", f"{configs}/{toy}_csla.py")
+    return plain, Row(f"{name}_csla", *with_csla, None, "", name, epochs)
+
+
+TABLE_4 = (
+    _dino("dino_12ep", "", 12, 49.2),
+    _dino("dino_12ep_csla", "_csla", 12, baseline="dino_12ep"),
+    _dino("dino_12ep_csla_dca", "_csla_dca", 12, baseline="dino_12ep"),
+    _dino("dino_24ep", "", 24, 50.6),
+    _dino("dino_24ep_csla", "_csla", 24, baseline="dino_24ep"),
+    _dino("dino_24ep_csla_dca", "_csla_dca", 24, baseline="dino_24ep"),
+    *_pair(
+        "deformable_detr_50ep",
+        "deformable_detr",
+        "deformable_detr_r50_two_stage_50ep",
+        "deformable_detr_toy",
+        48.2,
+        ZOO,
+    ),
+    *_pair("dn_detr_50ep", "dn_detr", "dn_detr_r50_50ep", "dn_detr_toy", 44.7, ZOO),
+    *_pair("h_detr_12ep", "h_detr", "h_detr_r50_two_stage_12ep", "h_detr_toy", 49.1, f"{ZOO}, modified trainer"),
+)
+TABLE_5 = _pair("dino_swin_base_12ep", "dino", "dino_swin_base_384_4scale_12ep", "dino_swin_toy", 55.8, ZOO)
+
+DETR_TABLES: dict[str, tuple[Row, ...]] = {"4": TABLE_4, "5": TABLE_5}

@@ -1,6 +1,0 @@
-"""What a detector is worth and what it costs: COCO metrics, the evaluation loop, parameters and FLOPs."""
-
-from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.loop import metrics_table, run_evaluation
-
-__all__ = ["CocoEvaluator", "metrics_table", "run_evaluation"]

@@ -1,0 +1,13 @@
+"""A small DAB-DETR on the generated dataset."""
+
+from crossstage.config import get_config
+
+from .models.dab_detr_toy import model
+
+dataloader = get_config("common/toy.py").dataloader
+optimizer = get_config("common/toy.py").optimizer
+train = get_config("common/toy.py").train
+lr_multiplier = get_config("common/toy.py").lr_multiplier
+
+optimizer.lr = 1e-3
+train.output_dir = "./output/dab_detr_toy"

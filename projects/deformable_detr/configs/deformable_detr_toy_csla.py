@@ -1,0 +1,8 @@
+"""The small two-stage Deformable-DETR with cross-stage label assignment."""
+
+from csla import with_csla
+
+from .deformable_detr_toy import dataloader, lr_multiplier, model, optimizer, train
+
+model = with_csla(model)
+train.output_dir = "./output/deformable_detr_toy_csla"

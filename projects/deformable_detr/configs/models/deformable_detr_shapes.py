@@ -1,7 +1,0 @@
-"""A two-stage Deformable-DETR that trains on two CPU cores in minutes."""
-
-from detrkit.config import get_config
-
-from .deformable_detr_r50_two_stage import model
-
-model.merge_with(get_config("common/models/shapes.py").deformable)

@@ -1,8 +1,0 @@
-"""A DINO that trains on two CPU cores in minutes: for the generated dataset, the quickstart and the tests."""
-
-from detrkit.config import get_config
-
-from .dino_r50 import model
-
-model.merge_with(get_config("common/models/shapes.py").deformable)
-model.queries.denoising.num_queries = 12

@@ -1,8 +1,0 @@
-"""The small H-Deformable-DETR with cross-stage label assignment."""
-
-from csla import with_csla
-
-from .h_detr_shapes import dataloader, lr_multiplier, model, optimizer, train
-
-model = with_csla(model)
-train.output_dir = "./output/h_detr_shapes_csla"

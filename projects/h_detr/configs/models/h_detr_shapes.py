@@ -1,8 +1,0 @@
-"""A two-stage H-Deformable-DETR that trains on two CPU cores in minutes."""
-
-from detrkit.config import get_config
-
-from .h_detr_r50 import model
-
-model.merge_with(get_config("common/models/shapes.py").deformable)
-model.queries.one_to_many.update(num_queries=80, repeats=3)
