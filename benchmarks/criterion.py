@@ -10,10 +10,9 @@ from torch import Tensor
 from benchmarks import loops, with_detrex
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from benchmarks.scenes import Scene, make_scene
+from crossstage.config import get_config, instantiate
 from crossstage.modeling.supervision.criterion import SetCriterion
-from crossstage.modeling.supervision.labels import OwnStageLabels
-from crossstage.modeling.supervision.matching import HungarianMatcher
-from csla import CrossStageLabels
+from csla import with_csla
 
 SHAPES = (((7, 900, 80), 3.5), ((6, 100, 80), 6.0))  # stages, queries, classes; the target
 
@@ -31,16 +30,18 @@ def run(setting: Setting) -> list[Comparison]:
 
 
 def make_criterion(*, cross_stage: bool) -> SetCriterion:
-    """DINO's criterion, with one of the two labels rules."""
-    labels = CrossStageLabels() if cross_stage else OwnStageLabels()
-    return SetCriterion(matcher=HungarianMatcher(), weights=loops.WEIGHTS, labels=labels)
+    """DINO's criterion, with one of the two label rules."""
+    model = get_config("common/models/supervision.py")
+    for name, weight in loops.WEIGHTS.items():
+        model.criterion.groups.matching.weights[name.removeprefix("loss_")] = weight
+    return instantiate((with_csla(model) if cross_stage else model).criterion)
 
 
 def _compare(scene: Scene, setting: Setting, target: Target, *, cross_stage: bool) -> list[Comparison]:
     ours = make_criterion(cross_stage=cross_stage)
     sides: dict[str, Callable[[], dict[str, Tensor]]] = {
         "loop": lambda: loops.criterion(scene.logits, scene.boxes, scene.targets, cross_stage=cross_stage),
-        "ours": lambda: ours(scene.groups, scene.padded),
+        "ours": lambda: dict(ours(scene.groups, scene.padded).terms),
     }
     if not cross_stage and (theirs := with_detrex.criterion(scene)) is not None:
         sides["detrex"] = theirs

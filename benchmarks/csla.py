@@ -11,6 +11,7 @@ from benchmarks.measure import Comparison, Setting, Target, interleaved, max_dif
 from benchmarks.scenes import Scene, make_scene
 from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.structures import Assignment
 from csla import CrossStageLabels
 
 SHAPES = (((7, 900, 80), 0.05), ((6, 100, 80), 0.10))
@@ -30,28 +31,29 @@ def run(setting: Setting) -> list[Comparison]:
 
 def _compare(scene: Scene, setting: Setting, target: Target) -> list[Comparison]:
     targets, (group,) = scene.padded, scene.groups
-    (matches,) = HungarianMatcher()([group.outputs], targets)
+    matches = HungarianMatcher()(group.outputs, targets)
+    assignment = Assignment(group.group, matches, box_matches=matches)
     looped = loops.match(scene.logits, scene.boxes, scene.targets)
     criterion = make_criterion(cross_stage=False)
     own, cross = OwnStageLabels(), CrossStageLabels()
 
     def step() -> None:
         scene.clear()
-        torch.stack(list(criterion(scene.groups, targets).values())).sum().backward()
+        criterion(scene.groups, targets).total.backward()
 
     def loop_labels() -> list[Tensor]:
         return loops.cross_stage_labels(looped, scene.boxes, scene.logits, scene.targets)
 
     times = interleaved(
         {
-            "own": lambda: own(group.outputs, targets, matches),
-            "cross": lambda: cross(group.outputs, targets, matches),
+            "own": lambda: own(group.outputs, targets, assignment),
+            "cross": lambda: cross(group.outputs, targets, assignment),
             "loop": loop_labels,
             "criterion": step,
         },
         setting.rounds,
     )
-    difference = max_difference(torch.stack(loop_labels()), cross(group.outputs, targets, matches))
+    difference = max_difference(torch.stack(loop_labels()), cross(group.outputs, targets, assignment).labels)
     common = {"benchmark": "csla", "difference": difference, "tolerance": 0.0}
     return [
         Comparison(

@@ -24,7 +24,7 @@ def model_node(name: str, *, quick: bool) -> DictConfig:
     node.backbone.pretrained = False
     if not quick:
         return node
-    node.embed_dim, node.queries.num_queries = QUICK_SIZES["embed_dim"], 8
+    node.embed_dim, node.queries.source.num_queries = QUICK_SIZES["embed_dim"], 8
     node.backbone.update(name="resnet18", options={"channels": [8, 8, 8, 8]})
     node.neck.update(in_channels=[8, 8, 8, 8], groups=4)
     node.decoder.layer.mixing.num_outputs = QUICK_SIZES["rows"]

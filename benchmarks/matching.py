@@ -28,11 +28,11 @@ def _compare(scene: Scene, setting: Setting) -> Comparison:
     times = interleaved(
         {
             "loop": lambda: loops.match(scene.logits, scene.boxes, scene.targets),
-            "ours": lambda: matcher([group.outputs], targets),
+            "ours": lambda: matcher(group.outputs, targets),
         },
         setting.rounds,
     )
-    (ours,) = matcher([group.outputs], targets)
+    ours = matcher(group.outputs, targets)
     theirs = _as_tensor(loops.match(scene.logits, scene.boxes, scene.targets), like=ours)
     return Comparison(
         benchmark="matching",

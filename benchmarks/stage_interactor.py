@@ -84,7 +84,7 @@ class _Decoder(nn.Module):
 def counted(name: str, *, quick: bool) -> tuple[dict[str, float], dict[str, int]]:
     """Multiply-adds of a query, as fvcore counts them, and parameters, as the modules hold them, by part."""
     node = model_node(name, quick=quick)
-    node.queries.num_queries = 2
+    node.queries.source.num_queries = 2
     decoder = _Decoder(node, QUICK_IMAGE)
     with torch.no_grad():
         analysis = FlopCountAnalysis(decoder, decoder.memory.tokens.detach())
@@ -171,7 +171,7 @@ def step_peak(name: str, quick: bool) -> float:
         batch = image_batch(image)
         _forget_peak()
         before = kilobytes("VmRSS")
-        sum(model(batch).values()).backward()
+        model(batch).total.backward()
     return max(1, kilobytes("VmHWM") - before) / 1024
 
 

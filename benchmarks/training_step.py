@@ -34,7 +34,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = self.model(self.batch)
-        sum(losses.values()).backward()
+        losses.total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         if self.device.type == "cuda":

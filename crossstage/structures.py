@@ -4,13 +4,13 @@ Letters, everywhere: **B** images, **S** stages (decoder layers), **N** queries,
 an image, **M** memory tokens, **C** channels, **L** feature levels, **P** sampling points.
 
 Boxes are normalised (cx, cy, w, h) in the *unpadded* image, unless the name says otherwise (`boxes_xyxy`,
-`boxes_abs`). All of these are frozen: what a function needs changed, it returns anew.
+`boxes_abs`). All classes are frozen dataclasses. To change a value, return a new instance (`dataclasses.replace`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
 
@@ -43,6 +43,16 @@ def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | No
     if isinstance(value, tuple):
         return tuple(_move(item, device, dtype, non_blocking) for item in value)
     return value
+
+
+def _expect(name: str, value: Tensor | None, letters: str, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless a tensor has this shape; None in it fits any size, and no tensor fits too."""
+    if value is None:
+        return
+    sizes = zip(shape, value.shape, strict=False)
+    if value.ndim != len(shape) or any(size not in (None, found) for size, found in sizes):
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {letters} = ({expected})")
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class PaddedTargets(_Movable):
     """The objects of a batch as three tensors; T is the largest number in an image, at least 0.
 
     labels: int64 [B, T], 0 in the padding.  boxes: [B, T, 4], 0 in the padding.  valid: bool [B, T].
-    counts: the number of objects of each image, on the host, so that nobody asks the device for it.
+    counts: the number of objects of each image, on the host, so that no step waits for the device.
     """
 
     labels: Tensor
@@ -121,7 +131,7 @@ class PaddedTargets(_Movable):
 
 @dataclass(frozen=True)
 class Levels(_Movable):
-    """The sizes of L feature levels: for Python, and as tensors beside the features, so that no step waits for them.
+    """Sizes of the L feature levels, as Python ints and as tensors on the features' device: no step copies them.
 
     shapes: (height, width) of each level.  sizes: float [L, 2], (width, height).  starts: int64 [L], each level's
     first token.
@@ -162,7 +172,7 @@ class FeaturePyramid(_Movable):
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each level, as Python ints: no device is asked."""
+        """(height, width) of each level, as Python ints."""
         return tuple((level.shape[-2], level.shape[-1]) for level in self.maps)
 
 
@@ -170,10 +180,18 @@ class FeaturePyramid(_Movable):
 class Memory(_Movable):
     """The image as attention sees it: the tokens of all levels, finest level first, row-major inside a level.
 
-    tokens: [B, M, C].  mask: bool [B, M], True = padding.  levels: their sizes.
-    valid_ratios: [B, L, 2], the unpadded share (width, height) of each level.
-    positions: [B, M, C], the position embedding of the tokens, where it has one.
-    image_sizes: [B, 2], (width, height) of each unpadded network input in pixels, for who reasons in pixels.
+    Every encoder fills every field, so that every query source and decoder runs on every encoder.
+
+    Attributes:
+        tokens: [B, M, C].
+        mask: bool [B, M], True = padding.
+        levels: sizes of the levels; their tokens sum to M.
+        valid_ratios: [B, L, 2], the unpadded share (width, height) of each level.
+        positions: [B, M, C], the position embedding of the tokens.
+        image_sizes: [B, 2], (width, height) of each unpadded network input in pixels.
+
+    Raises:
+        ValueError: if the shapes disagree.
     """
 
     tokens: Tensor
@@ -183,43 +201,119 @@ class Memory(_Movable):
     positions: Tensor | None = None
     image_sizes: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        _expect("Memory.tokens", self.tokens, "[B, M, C]", (None, None, None))
+        batch, count, _ = self.tokens.shape
+        if count != sum(self.levels.tokens):
+            raise ValueError(f"Memory.tokens holds {count} tokens, its levels {self.levels.shapes} have others")
+        _expect("Memory.mask", self.mask, "[B, M]", (batch, count))
+        _expect("Memory.valid_ratios", self.valid_ratios, "[B, L, 2]", (batch, len(self.levels.shapes), 2))
+        _expect("Memory.positions", self.positions, "[B, M, C]", (batch, count, None))
+        _expect("Memory.image_sizes", self.image_sizes, "[B, 2]", (batch, 2))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a training step minimises, and what the log shows of it.
+
+    Attributes:
+        total: 0-d, the number that is minimised: the sum of the terms.
+        terms: 0-d each, weighted, by their names in the log.
+        metrics: 0-d each, detached: shown in the log, never minimised.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor] | None = None) -> Losses:
+        """Sum up terms. Metrics are detached here.
+
+        Raises:
+            ValueError: without a term, or if a name is both a term and a metric.
+        """
+        metrics = {name: value.detach() for name, value in (metrics or {}).items()}
+        if not terms:
+            raise ValueError("Losses needs at least one term")
+        if both := sorted(terms.keys() & metrics.keys()):
+            raise ValueError(f"these names are losses and metrics at once: {', '.join(both)}")
+        return cls(torch.stack(list(terms.values())).sum(), dict(terms), metrics)
+
+    def joined(self, *others: Losses | None) -> Losses:
+        """These losses and those of other parts (None: nothing) as one.
+
+        Raises:
+            ValueError: if two parts use the same name.
+        """
+        terms, metrics = dict(self.terms), dict(self.metrics)
+        for other in (other for other in others if other is not None):
+            if both := sorted((terms.keys() | metrics.keys()) & (other.terms.keys() | other.metrics.keys())):
+                raise ValueError(f"two parts of the model give a loss or metric named {', '.join(both)}")
+            terms |= other.terms
+            metrics |= other.metrics
+        return Losses.of(terms, metrics)
+
 
 @dataclass(frozen=True)
 class QueryGroup(_Movable):
     """A named slice of the query axis that is supervised on its own.
 
-    name: e.g. "matching", "denoising", "one_to_many", "proposals".  size: number of queries, contiguous on N.
-    loss_name: how a loss is called, from its kind and stage, e.g. "{loss}_dn{stage}"; `stage` is "" for the last
-    stage and "_0", "_1", ... before it.  matches: int64 [B, size], each query's object or -1, where they are known
-    (denoising); None asks for matching.  copies: how many queries each object has in this group by design; the
-    losses are divided by objects * copies.  block: queries that see each other, where a group is divided (0 = all).
-    repeats: how many queries each object is matched with, where matches are not known; the objects count so often.
-    Several numbers are those of the stages, the last one for all later stages (hybrid layer matching).
-    class_agnostic: every object counts as class 0, for the class loss and for matching.
+    Attributes:
+        name: e.g. "matching", "denoising", "one_to_many", "proposals"; its supervision is found by this name.
+        size: number of queries, contiguous on N.
+        matches: int64 [B, size], each query's object or -1, where they are known (denoising); None: to be matched.
+        block: the group consists of blocks of so many queries that see each other; 0: one block, the whole group.
+        sees: names of other groups that its queries may attend to; they always see their own block.
+
+    Raises:
+        ValueError: if the matches have another shape, or the block does not divide the size.
     """
 
     name: str
     size: int
-    loss_name: str = "{loss}{stage}"
     matches: Tensor | None = None
-    copies: int = 1
     block: int = 0
-    repeats: int | tuple[int, ...] = 1
-    class_agnostic: bool = False
+    sees: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _expect(f"QueryGroup({self.name!r}).matches", self.matches, f"[B, {self.size}]", (None, self.size))
+        if self.block < 0 or (self.block and self.size % self.block):
+            raise ValueError(f"QueryGroup({self.name!r}): blocks of {self.block} do not divide {self.size} queries")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the group consists of, at least 1."""
+        return max(1, self.size // self.block) if self.block else 1
 
 
 @dataclass(frozen=True)
 class StageOutputs(_Movable):
     """What the stages of a decoder predict.
 
-    logits: [S, B, N, K].  boxes: [S, B, N, 4].  states: [S, B, N, C] query states that the heads read, and
-    references: [S, B, N, 4 or 2] boxes as refined by each stage, where a decoder keeps them.
+    Attributes:
+        logits: [S, B, N, K].
+        boxes: [S, B, N, 4].
+        states: [S, B, N, C], query states that the heads read, where a decoder keeps them.
+        references: [S, B, N, 4 or 2], boxes as refined by each stage, where a decoder keeps them.
+        losses: terms and metrics of the decoder's own, or None.
+
+    Raises:
+        ValueError: if the shapes disagree.
     """
 
     logits: Tensor
     boxes: Tensor
     states: Tensor | None = None
     references: Tensor | None = None
+    losses: Losses | None = None
+
+    def __post_init__(self) -> None:
+        _expect("StageOutputs.logits", self.logits, "[S, B, N, K]", (None, None, None, None))
+        leading = self.logits.shape[:3]
+        _expect("StageOutputs.boxes", self.boxes, "[S, B, N, 4]", (*leading, 4))
+        _expect("StageOutputs.states", self.states, "[S, B, N, C]", (*leading, None))
+        _expect("StageOutputs.references", self.references, "[S, B, N, 4 or 2]", (*leading, None))
 
     @property
     def num_stages(self) -> int:
@@ -227,11 +321,11 @@ class StageOutputs(_Movable):
         return self.logits.shape[0]
 
     def split(self, sizes: Sequence[int]) -> list[StageOutputs]:
-        """Cut the query axis into consecutive parts of the given sizes."""
+        """Cut the query axis into consecutive parts of the given sizes; the decoder's own losses stay behind."""
         parts = {
-            field.name: value.split(list(sizes), dim=2)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+            name: value.split(list(sizes), dim=2)
+            for name in ("logits", "boxes", "states", "references")
+            if (value := getattr(self, name)) is not None
         }
         return [StageOutputs(**{name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
 
@@ -245,13 +339,40 @@ class GroupOutputs(_Movable):
 
 
 @dataclass(frozen=True)
+class Assignment(_Movable):
+    """What the queries of a group are supervised with. Label rules fill and change it, one after another.
+
+    Attributes:
+        group: the group.
+        matches: int64 [S, B, N], the object of each query at each stage, or -1.
+        box_matches: int64 [S, B, N], the object that each query's box is regressed to, or -1.
+        labels: [S, B, N, K] class targets, bool or numbers in [0, 1]; None before the first rule.
+        label_stages: bool [S, S, B, N], at [i, j]: whether stage i takes the class of the object that stage j
+            matched. None: each stage takes that of its own match.
+    """
+
+    group: QueryGroup
+    matches: Tensor
+    box_matches: Tensor
+    labels: Tensor | None = None
+    label_stages: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Queries(_Movable):
     """What enters the decoder.
 
-    content: [B, N, C].  references: [B, N, 4] (or [B, N, 2] points), without gradient unless learned.
-    groups: the slices of N, in order; their sizes sum to N.  attention_mask: bool [N, N], True = the row's query may
-    not attend to the column's, or None.  positions: [B, N, C] where query positions do not depend on the stage.
-    proposals: the encoder's own predictions as a group (two-stage detectors).
+    Attributes:
+        content: [B, N, C].
+        references: [B, N, 4] boxes, or [B, N, 2] points, without gradient unless learned.
+        groups: the slices of N, in order; their sizes sum to N.
+        attention_mask: bool [N, N], True = the row's query may not attend to the column's; None: all see all.
+        positions: [B, N, C], where query positions do not depend on the stage.
+        proposals: the encoder's own predictions as a group (two-stage detectors).
+        losses: terms and metrics of the query source's own, or None.
+
+    Raises:
+        ValueError: if the shapes disagree, or two groups have the same name.
     """
 
     content: Tensor
@@ -260,6 +381,18 @@ class Queries(_Movable):
     attention_mask: Tensor | None = None
     positions: Tensor | None = None
     proposals: GroupOutputs | None = None
+    losses: Losses | None = None
+
+    def __post_init__(self) -> None:
+        _expect("Queries.content", self.content, "[B, N, C]", (None, None, None))
+        batch, count, _ = self.content.shape
+        _expect("Queries.references", self.references, "[B, N, 4 or 2]", (batch, count, None))
+        _expect("Queries.attention_mask", self.attention_mask, "[N, N]", (count, count))
+        _expect("Queries.positions", self.positions, "[B, N, C]", (batch, count, None))
+        sizes = {group.name: group.size for group in self.groups}
+        if len(sizes) < len(self.groups) or sum(sizes.values()) != count:
+            named = ", ".join(f"{group.name} {group.size}" for group in self.groups)
+            raise ValueError(f"Queries has {count} queries in groups ({named}); expected other names or sizes")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate
 from crossstage.layers.focal import sigmoid_focal_loss
-from crossstage.structures import PaddedTargets, StageOutputs
+from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
 from csla.detrex_stages import GROUPS, Outputs, StageGroup, as_indices, as_matches, as_targets, stage_groups, stage_key
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
 
@@ -33,21 +33,19 @@ INSTALL = (
 _BUILDER = "csla.detrex.cross_stage_criterion"
 
 
-def with_csla(
-    model: Any, *, label_groups: Sequence[str] = ("matching",), localisation: bool = False, **options: Any
-) -> Any:
+def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation: bool = False, **options: Any) -> Any:
     """Return a copy of a detrex model node whose criterion takes class labels across stages.
 
-    model: a LazyConfig node with a `criterion` derived from detrex's SetCriterion.  label_groups: of
+    model: a LazyConfig node with a `criterion` derived from detrex's SetCriterion.  groups: of
     `csla.detrex_stages.GROUPS`.  localisation: gather box targets from later stages too (Table 12).  options: of
     `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own, plain_last_stages).
-    The criterion keeps its keys where they are; it gets `criterion_class`, `csla`, `csla_boxes` and `label_groups`,
+    The criterion keeps its keys where they are; it gets `criterion_class`, `csla`, `csla_boxes` and `groups`,
     and a `class_loss` may be added, see `CrossStageCriterion`.
     Raises ValueError for a model without a criterion or an unknown group and TypeError for an unknown option.
     """
     CrossStageLabels(**options)  # an unknown or impossible option should fail here, beside the line that gives it
-    if unknown := sorted(set(label_groups) - set(GROUPS)):
-        raise ValueError(f"label_groups={unknown}: expected some of {', '.join(GROUPS)}")
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise ValueError(f"groups={unknown}: expected some of {', '.join(GROUPS)}")
     if not isinstance(model, Mapping) or "_target_" not in (model.get("criterion") or {}):
         raise ValueError("with_csla needs a detrex model node that has a `criterion`, such as projects/dino's")
     model = copy.deepcopy(model)
@@ -58,7 +56,7 @@ def with_csla(
     node.csla = L(CrossStageLabels)(**options)
     shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
     node.csla_boxes = L(CrossStageBoxMatches)(**shared) if localisation else None
-    node.label_groups = list(label_groups)
+    node.groups = list(groups)
     return model
 
 
@@ -67,7 +65,7 @@ def cross_stage_criterion(
     criterion_class: Any,
     csla: CrossStageLabels,
     csla_boxes: CrossStageBoxMatches | None = None,
-    label_groups: Sequence[str] = ("matching",),
+    groups: Sequence[str] = ("matching",),
     class_loss: Any = None,
     **arguments: Any,
 ) -> "CrossStageCriterion":
@@ -78,7 +76,7 @@ def cross_stage_criterion(
     require_detrex()
     build = locate(criterion_class) if isinstance(criterion_class, str) else criterion_class
     return CrossStageCriterion(
-        build(**arguments), labels=csla, label_groups=label_groups, box_matches=csla_boxes, class_loss=class_loss
+        build(**arguments), labels=csla, groups=groups, box_matches=csla_boxes, class_loss=class_loss
     )
 
 
@@ -96,7 +94,7 @@ def require_detrex() -> type:
 class CrossStageCriterion(nn.Module):
     """A detrex criterion with cross-stage class labels; called as the wrapped one is, with the same result.
 
-    criterion: a SetCriterion or a subclass, with the focal class loss.  labels: the rule.  label_groups: the groups
+    criterion: a SetCriterion or a subclass, with the focal class loss.  labels: the rule.  groups: the groups
     of queries under it, see `csla.detrex_stages.GROUPS`; the others keep their own match and the wrapped class loss.
     box_matches: regroups the box targets of these groups, or None.  class_loss: (logits [S, B, N, K], labels bool
     [S, B, N, K], normalizer=) -> [S] in place of the focal loss with the wrapped criterion's alpha and gamma, such as
@@ -109,14 +107,14 @@ class CrossStageCriterion(nn.Module):
         criterion: nn.Module,
         *,
         labels: CrossStageLabels,
-        label_groups: Sequence[str] = ("matching",),
+        groups: Sequence[str] = ("matching",),
         box_matches: CrossStageBoxMatches | None = None,
         class_loss: Any = None,
     ) -> None:
         super().__init__()
         _check(criterion, class_loss)
         self.criterion = criterion
-        self.labels, self.label_groups = labels, tuple(label_groups)
+        self.labels, self.groups = labels, tuple(groups)
         self.box_matches, self.class_loss = box_matches, class_loss
 
     def forward(self, outputs: Outputs, targets: list[dict[str, Tensor]], *arguments: Any, **keywords: Any) -> Any:
@@ -125,8 +123,8 @@ class CrossStageCriterion(nn.Module):
 
         Each stage is matched once. Raises RuntimeError if the wrapped criterion went past the class loss of a stage.
         """
-        groups = stage_groups(outputs, *arguments, *keywords.values())
-        ruled = [group for group in groups if group.name in self.label_groups]
+        found = stage_groups(outputs, *arguments, *keywords.values())
+        ruled = [group for group in found if group.name in self.groups]
         step = _Step(self, ruled, targets)
         answers = {"matcher": step.matcher, "loss_labels": step.loss_labels}
         if self.box_matches is not None:
@@ -140,7 +138,7 @@ class CrossStageCriterion(nn.Module):
         self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor, *, num_boxes: float
     ) -> Tensor:
         """The class losses of a group, [S]. matches: int64 [S, B, N]."""
-        labels = self.labels(outputs, targets, matches)
+        labels = self.labels(outputs, targets, _assignment(matches)).labels
         if self.class_loss is not None:
             return self.class_loss(outputs.logits, labels, normalizer=num_boxes)
         alpha, gamma = self.criterion.alpha, self.criterion.gamma
@@ -154,6 +152,11 @@ class CrossStageCriterion(nn.Module):
             if name == "criterion":
                 raise
             return getattr(self.criterion, name)
+
+
+def _assignment(matches: Tensor) -> Assignment:
+    """What a label rule is given: int64 [S, B, N] matches."""
+    return Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
 
 
 def _check(criterion: nn.Module, class_loss: Any) -> None:
@@ -219,8 +222,9 @@ class _Step:
         if stage_key(outputs) in self.places:
             group, index = self.places[stage_key(outputs)]
             if group.name not in self.box_indices:
-                matches = self.adapter.box_matches(*self._group_tensors(group, targets, indices))
-                self.box_indices[group.name] = as_indices(matches)
+                outputs_of, objects, matches = self._group_tensors(group, targets, indices)
+                regrouped = self.adapter.box_matches(outputs_of, objects, _assignment(matches))
+                self.box_indices[group.name] = as_indices(regrouped.box_matches)
             indices = self.box_indices[group.name][index]
         return self.own_box_loss(outputs, targets, indices, num_boxes, **keywords)
 
@@ -239,7 +243,7 @@ class _Step:
         if "class" in criterion.losses and self.asked != set(self.places):
             raise RuntimeError(
                 f"{type(criterion).__name__} asked for the class loss of {len(self.asked)} of {len(self.places)} "
-                f"stages of {', '.join(self.adapter.label_groups)}; csla.detrex reaches what calls self.loss_labels"
+                f"stages of {', '.join(self.adapter.groups)}; csla.detrex reaches what calls self.loss_labels"
             )
 
 

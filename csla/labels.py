@@ -11,8 +11,12 @@ a classification negative. Box losses keep the stage's own match. Letters as eve
 N queries, T objects, K classes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from crossstage.layers.multi_hot import multi_hot
 
 ANY_OVERLAP = 1e-30
 """An iou_threshold that accepts whatever overlaps at all (Table 7, "cross without score")."""
@@ -53,27 +57,18 @@ def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, 
     return window
 
 
-def cross_stage_labels(
+def label_stages(
     matches: Tensor,
     boxes: Tensor,
-    labels: Tensor,
     objects: Tensor,
     *,
-    num_classes: int,
     iou_threshold: float = 0.5,
     look_back: int | None = 1,
     look_ahead: int | None = None,
     filter_own: bool = True,
     plain_last_stages: int = 0,
 ) -> Tensor:
-    """Multi-hot class targets of all stages: bool [S, B, N, K].
-
-    matches: int64 [S, B, N], each query's object in its image or -1.  boxes: [S, B, N, 4] as predicted by each stage.
-    labels: int64 [B, T] and objects: [B, T, 4], padded to T.  Boxes are normalised cxcywh.
-    look_back, look_ahead: the window of stages, None = all (Table 13; the paper's is [i - 1, L]).
-    filter_own: hold the stage's own match to the threshold too (the paper does).
-    plain_last_stages: so many last stages keep their own match, unfiltered (Table 13, "only stages 1..L-2").
-    """
+    """Which stages each stage takes class labels from: bool [S (i), S (j), B, N]; options of `cross_stage_labels`."""
     stages = len(matches)
     overlap = cross_stage_iou(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
@@ -83,21 +78,41 @@ def cross_stage_labels(
         plain = torch.arange(stages, device=matches.device) >= stages - plain_last_stages
         keep = torch.where(plain[:, None, None, None], own, keep if filter_own else keep | own)
     keep &= (matches >= 0)[None]
-    classes = matches.clamp(min=0)
-    classes = labels.expand(stages, -1, -1).gather(-1, classes) if labels.shape[1] else classes
-    return _multi_hot(classes, keep, num_classes=num_classes)
+    return keep
 
 
-def _multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
-    """int64 [S (j), B, N], bool [S (i), S (j), B, N] -> bool [S (i), B, N, K]: the classes of all j that are kept.
+def labels_from_stages(keep: Tensor, matches: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
+    """The classes of the objects that the kept stages matched.
 
-    A pair that does not count is written behind the end: no index is looked for, no device is waited for.
+    keep: bool [S (i), S (j), B, N].  matches: int64 [S, B, N].  labels: int64 [B, T].  Returns bool [S, B, N, K].
     """
-    cells = classes.numel() * num_classes
-    first_cell = torch.arange(0, cells, num_classes, device=classes.device).view(len(classes), 1, *classes.shape[1:])
-    index = torch.where(keep, first_cell + classes, cells)
-    targets = torch.zeros(cells + 1, dtype=torch.bool, device=classes.device)
-    return targets.index_fill_(0, index.flatten(), True)[:-1].view(*classes.shape, num_classes)
+    classes = matches.clamp(min=0)
+    classes = labels.expand(len(matches), -1, -1).gather(-1, classes) if labels.shape[1] else classes
+    return multi_hot(classes, keep, num_classes=num_classes)
+
+
+def cross_stage_labels(
+    matches: Tensor, boxes: Tensor, labels: Tensor, objects: Tensor, *, num_classes: int, **options: Any
+) -> Tensor:
+    """Multi-hot class targets of all stages.
+
+    Args:
+        matches: int64 [S, B, N], each query's object in its image or -1.
+        boxes: [S, B, N, 4] as predicted by each stage, normalised cxcywh.
+        labels: int64 [B, T], padded to T.
+        objects: [B, T, 4], normalised cxcywh, padded to T.
+        num_classes: K.
+        **options: of `label_stages`:
+            iou_threshold: least overlap of stage i's box with the object (0.5).
+            look_back, look_ahead: the window of stages, None = all (Table 13; the paper's is [i - 1, L], the default).
+            filter_own: hold the stage's own match to the threshold too (the paper does, the default).
+            plain_last_stages: so many last stages keep their own match, unfiltered (Table 13, "only stages 1..L-2").
+
+    Returns:
+        bool [S, B, N, K].
+    """
+    keep = label_stages(matches, boxes, objects, **options)
+    return labels_from_stages(keep, matches, labels, num_classes=num_classes)
 
 
 def cross_stage_box_matches(

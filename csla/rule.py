@@ -1,9 +1,9 @@
-"""Cross-stage label assignment as objects that a criterion holds."""
+"""Cross-stage label assignment as label rules, which a group's supervision holds."""
 
-from torch import Tensor
+from dataclasses import replace
 
-from crossstage.structures import PaddedTargets, StageOutputs
-from csla.labels import cross_stage_box_matches, cross_stage_labels
+from crossstage.structures import Assignment, PaddedTargets, StageOutputs
+from csla.labels import cross_stage_box_matches, label_stages, labels_from_stages
 
 
 class CrossStageLabels:
@@ -29,20 +29,21 @@ class CrossStageLabels:
         self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
         self.filter_own, self.plain_last_stages = filter_own, plain_last_stages
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
-        """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
-        return cross_stage_labels(
-            matches,
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        """Set the assignment's labels, bool [S, B, N, K], and the stages that they come from."""
+        keep = label_stages(
+            assignment.matches,
             outputs.boxes,
-            targets.labels,
             targets.boxes.to(outputs.boxes.dtype),
-            num_classes=outputs.logits.shape[-1],
             iou_threshold=self.iou_threshold,
             look_back=self.look_back,
             look_ahead=self.look_ahead,
             filter_own=self.filter_own,
             plain_last_stages=self.plain_last_stages,
         )
+        num_classes = outputs.logits.shape[-1]
+        labels = labels_from_stages(keep, assignment.matches, targets.labels, num_classes=num_classes)
+        return replace(assignment, labels=labels, label_stages=keep)
 
 
 class CrossStageBoxMatches:
@@ -52,16 +53,17 @@ class CrossStageBoxMatches:
         _check_window(iou_threshold, look_back, look_ahead)
         self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
-        """matches: int64 [S, B, N] -> int64 [S, B, N] for the box losses."""
-        return cross_stage_box_matches(
-            matches,
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        """Set the assignment's box matches, int64 [S, B, N]."""
+        box_matches = cross_stage_box_matches(
+            assignment.matches,
             outputs.boxes,
             targets.boxes.to(outputs.boxes.dtype),
             iou_threshold=self.iou_threshold,
             look_back=self.look_back,
             look_ahead=self.look_ahead,
         )
+        return replace(assignment, box_matches=box_matches)
 
 
 def _check_window(iou_threshold: float, look_back: int | None, look_ahead: int | None) -> None:

@@ -73,8 +73,8 @@ def tiny_dino_node() -> DictConfig:
     node.encoder.position.num_features = 16
     node.decoder.num_layers = 2
     node.encoder.layer.ffn.feedforward_dim = node.decoder.layer.ffn.feedforward_dim = 32
-    node.queries.num_queries = 12
-    node.queries.denoising.num_queries = 6
+    node.queries.source.num_queries = 12
+    node.queries.extra[0].num_queries = 6
     node.postprocess.num_select = 12
     return node
 

@@ -12,8 +12,10 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, instantiate
 from crossstage.modeling.detector import Detector
+from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.structures import ImageBatch, Memory, PaddedTargets, Queries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +24,7 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "embed_dim": 16,
     "feedforward_dim": 16,
     "groups": 4,
-    "loss_class": 1.0,  # of no meaning here, and so no reason to test a model twice
+    "class": 1.0,  # a weight, of no meaning here, and so no reason to test a model twice
     "num_classes": 8,
     "num_details": 4,
     "num_features": 8,
@@ -32,8 +34,9 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "num_outputs": 8,
     "num_points": 4,
     "num_queries": 7,
+    "extra_queries": 7,
     "num_select": 12,
-    "repeats": 3,
+    "copies": 3,
     "temperature": 10,
 }
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
@@ -88,8 +91,8 @@ def config_files() -> list[Path]:
 def without_csla(model: DictConfig) -> DictConfig:
     """A copy whose queries keep the labels of their own stage."""
     model = copy.deepcopy(model)
-    for name in ("labels", "box_matches"):
-        model.criterion.pop(name, None)
+    for supervision in model.criterion.groups.values():
+        supervision.labels, supervision.adjustments = L(OwnStageLabels)(), []
     return model
 
 

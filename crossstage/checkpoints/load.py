@@ -11,7 +11,7 @@ from iopath.common.file_io import HTTPURLHandler, PathManager
 from torch import Tensor, nn
 
 from crossstage.checkpoints.files import read_file
-from crossstage.checkpoints.names import plain_into_grown
+from crossstage.checkpoints.names import plain_into_grown, with_current_names
 from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.checkpoints")
@@ -88,6 +88,7 @@ def load_model(
         if unread := [name for name in state if names.is_left_out(name)]:
             logger.info(f"{path}: {len(unread)} tensors have no counterpart here and were left out: {some(unread)}")
         state = names.to_native(state)
+    state = with_current_names(state)
     load_weights(model, state, path, fine_tuning=fine_tuning)
     return checkpoint
 

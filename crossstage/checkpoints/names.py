@@ -169,11 +169,11 @@ def detrex_deformable_rules() -> list[tuple[str, str]]:
         ("transformer.level_embeds", "encoder.level_embeds"),
         *detrex_layer_rules("transformer." + encoder, encoder, attentions=["self_attn"]),
         *detrex_layer_rules("transformer." + decoder, decoder, attentions=["self_attn", "cross_attn"]),
-        ("transformer.reference_points.{p}", "queries.reference_points.{p}"),
-        ("transformer.enc_output.{p}", "queries.project.{p}"),
-        ("transformer.enc_output_norm.{p}", "queries.norm.{p}"),
-        ("transformer.pos_trans.{p}", "queries.embed_boxes.{p}"),
-        ("transformer.pos_trans_norm.{p}", "queries.embed_norm.{p}"),
+        ("transformer.reference_points.{p}", "queries.source.reference_points.{p}"),
+        ("transformer.enc_output.{p}", "queries.source.project.{p}"),
+        ("transformer.enc_output_norm.{p}", "queries.source.norm.{p}"),
+        ("transformer.pos_trans.{p}", "queries.source.embed_boxes.{p}"),
+        ("transformer.pos_trans_norm.{p}", "queries.source.embed_norm.{p}"),
     ]
 
 
@@ -187,7 +187,7 @@ def detrex_head_rules(num_layers: int, *, shared: bool = False, two_stage: bool 
         in_decoder = two_stage or (ours == "box_head" and not shared)
         for prefix in ("", "transformer.decoder.") if in_decoder else ("",):
             if two_stage:
-                rules.append((f"{prefix}{theirs}.{num_layers}.{{p}}", f"queries.{ours}.{{p}}"))
+                rules.append((f"{prefix}{theirs}.{num_layers}.{{p}}", f"queries.source.{ours}.{{p}}"))
             for stage in range(num_layers):
                 rules.append((f"{prefix}{theirs}.{stage}.{{p}}", f"decoder.{ours}s.{0 if shared else stage}.{{p}}"))
     return rules
@@ -210,7 +210,7 @@ def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple
         (f"{decoder}query_scale.{{p}}", "decoder.sine_positions.scale.{p}"),
         (f"{decoder}ref_anchor_head.{{p}}", "decoder.sine_positions.size.{p}"),
         (f"{decoder}post_norm_layer.{{p}}", "decoder.norm.{p}"),
-        ("anchor_box_embed.weight", "queries.anchors.weight"),
+        ("anchor_box_embed.weight", "queries.source.anchors.weight"),
         ("class_embed.{p}", "decoder.class_head.{p}"),
         ("bbox_embed.{p}", "decoder.box_head.{p}"),
         (f"{decoder}bbox_embed.{{p}}", "decoder.box_head.{p}"),
@@ -238,7 +238,7 @@ def mmdet_mixer_rules() -> list[tuple[str, str]]:
         *((f"backbone.{part}.{{p}}", f"backbone.body.{part}.{{p}}") for part in ("conv1", "bn1", "layer{i}")),
         ("neck.lateral_convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"),
         ("neck.gn_out.{p}", "neck.norm.{p}"),
-        ("rpn_head.init_content_features.weight", "queries.content.weight"),
+        ("rpn_head.init_content_features.weight", "queries.source.content.weight"),
         *((theirs + name, ours + native) for name, native in layer.items()),
         *heads,
     ]
@@ -262,3 +262,18 @@ def plain_into_grown(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dic
             fitted[f"{path}.{child}.{name.removeprefix(f'{path}.')}"] = fitted.pop(name)
         added += [name for name in own if not name.startswith(f"{path}.{child}.")]
     return fitted, added
+
+
+_FORMER_QUERIES = re.compile(r"^queries\.(?!source\.|extra\.)(denoising\.)?")
+
+
+def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what an earlier version of this library called differently; all other names stay.
+
+    Queries were one module with its denoising inside: `queries.X` is now `queries.source.X`, and `queries.denoising.X`
+    is `queries.extra.denoising.X`.
+    """
+    return {
+        _FORMER_QUERIES.sub(lambda found: f"queries.{'extra.denoising' if found[1] else 'source'}.", name): value
+        for name, value in state.items()
+    }

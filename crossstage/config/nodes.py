@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 
+from crossstage.config import interpolation  # noqa: F401  (registers ${up:...})
+
 OBJECTS = {"allow_objects": True}  # omegaconf's flag: values may be classes, functions and other Python objects
 
 

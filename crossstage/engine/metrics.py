@@ -17,24 +17,30 @@ from torch import Tensor
 
 from crossstage.checkpoints.save import write_atomically
 from crossstage.errors import NonFiniteError
+from crossstage.structures import Losses
 
 WINDOW = 20  # iterations that a logged value is the median of
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One batch of an iteration: its metrics by name, on the device until they are asked for, and its images."""
+    """One batch of an iteration: its numbers by name, on the device until they are collected, and its images.
+
+    num_losses: so many of the names, the first ones, are losses: they have to be finite for training to go on.
+    """
 
     iteration: int
     names: tuple[str, ...]
+    num_losses: int
     values: Tensor
     image_ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, iteration: int, metrics: Mapping[str, Tensor], image_ids: tuple[int, ...]) -> StepRecord:
-        """metrics: 0-d tensors on one device."""
-        values = torch.stack([value.detach().float() for value in metrics.values()])
-        return cls(iteration, tuple(metrics), values, image_ids)
+    def of(cls, iteration: int, losses: Losses, image_ids: tuple[int, ...]) -> StepRecord:
+        """The terms, their total as `total_loss`, and the metrics."""
+        numbers = {**losses.terms, "total_loss": losses.total, **losses.metrics}
+        values = torch.stack([value.detach().float() for value in numbers.values()])
+        return cls(iteration, tuple(numbers), len(losses.terms) + 1, values, image_ids)
 
 
 def settle(records: list[StepRecord]) -> list[dict[str, float]]:
@@ -48,18 +54,13 @@ def settle(records: list[StepRecord]) -> list[dict[str, float]]:
     rows = []
     for record in records:
         row, flat = dict(zip(record.names, flat, strict=False)), flat[len(record.names) :]
-        bad = [name for name, value in row.items() if is_loss(name) and not math.isfinite(value)]
+        bad = [name for name in record.names[: record.num_losses] if not math.isfinite(row[name])]
         if bad:
             raise NonFiniteError(
                 f"iteration {record.iteration}: not finite: {', '.join(bad)}; {described(record.image_ids)}"
             )
         rows.append(row)
     return rows
-
-
-def is_loss(name: str) -> bool:
-    """Whether a metric has to be finite for training to go on."""
-    return name.startswith("loss_") or name == "total_loss"
 
 
 def described(image_ids: tuple[int, ...]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from crossstage.checkpoints.names import with_current_names
 from crossstage.checkpoints.save import Checkpointer
 from crossstage.engine.ema import ModelEma, unique_state
 from crossstage.engine.interrupt import Interrupted, StopSignals
@@ -22,7 +23,7 @@ from crossstage.engine.optim import LRMultiplier, load_optimizer
 from crossstage.engine.session import Parts, Results, Session, flat, save_results, score
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.random_state import random_state, seed_all, set_random_state
-from crossstage.structures import ImageBatch
+from crossstage.structures import ImageBatch, Losses
 
 logger = logging.getLogger("crossstage.engine")
 
@@ -100,33 +101,31 @@ class Trainer:
             # Gradients travel between the processes with the last part only.
             with self.fabric.no_backward_sync(self.network, enabled=part < self.config.accumulate - 1):
                 asked = time.perf_counter()
-                error, losses = None, {}
+                error, total = None, None
                 try:
                     batch = next(batches)
                     waited += time.perf_counter() - asked
                     image_ids += batch.image_ids
-                    losses = self._losses(batch, iteration)
+                    total = self._losses(batch, iteration)
                 except (InputError, NonFiniteError) as raised:
                     error = raised
                 (signal_number,) = self.processes.agree(error, stop.received)
-                self.fabric.backward(losses["total_loss"] / self.config.accumulate)
+                self.fabric.backward(total / self.config.accumulate)
         self._update(iteration, image_ids)
         self._timings.append({"time": time.perf_counter() - started, "data_time": waited, "rank_data_time": waited})
         return signal_number
 
-    def _losses(self, batch: ImageBatch, iteration: int) -> dict[str, Tensor]:
-        """The model's losses and metrics, and their `total_loss`, which is what is minimised."""
+    def _losses(self, batch: ImageBatch, iteration: int) -> Tensor:
+        """The model's total loss, which is minimised; all that it tells of the step is kept for the log."""
         try:
-            losses = self.network(_Envelope(batch.to(self.fabric.device, non_blocking=True)))
+            losses = Losses(*self.network(_Envelope(batch.to(self.fabric.device, non_blocking=True))))
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {iteration}, {described(batch.image_ids)}: {error}") from error
-        weighted = [value for name, value in losses.items() if name.startswith("loss_")]
-        losses = {**losses, "total_loss": torch.stack(weighted).sum()}
         record = StepRecord.of(iteration, losses, batch.image_ids)
         if self.checks_each_step:
             settle([record])
         self._pending.append(record)
-        return losses
+        return losses.total
 
     def _update(self, iteration: int, image_ids: tuple[int, ...]) -> None:
         """Clip the gradients, step, average."""
@@ -223,13 +222,13 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take over the state of a checkpoint, its weights included; return the iteration to go on with."""
-        self.parts.model.load_state_dict(state["model"])
+        self.parts.model.load_state_dict(with_current_names(state["model"]))
         load_optimizer(self.optimizer.optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.parts.train_loader.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
         if self.ema is not None:
-            self.ema.load_state_dict(state.get("ema_state", unique_state(self.parts.model)))
+            self.ema.load_state_dict(with_current_names(state.get("ema_state", unique_state(self.parts.model))))
         if len(state["random"]) == self.processes.count:
             set_random_state(state["random"][self.processes.rank])
         else:
@@ -252,8 +251,10 @@ class _Losses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, envelope: _Envelope) -> dict[str, Tensor]:
-        return self.model(envelope.batch)
+    def forward(self, envelope: _Envelope) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The fields of `Losses`, as the tuple and dicts that Fabric and DDP look through for tensors."""
+        losses = self.model(envelope.batch)
+        return losses.total, dict(losses.terms), dict(losses.metrics)
 
 
 def check_finite(model: nn.Module, iteration: int) -> None:

@@ -67,7 +67,7 @@ class Detectron2Model(nn.Module):
         device = next(self.detector.parameters()).device
         batch = image_batch(batched_inputs, image_format=self.image_format).to(device, non_blocking=True)
         if self.training:
-            return self.detector(batch)
+            return dict(self.detector(batch).terms)
         found = zip(self.detector(batch), batch.original_sizes, strict=True)
         return [{"instances": as_instances(detections, size)} for detections, size in found]
 

@@ -1,7 +1,8 @@
-"""The sigmoid focal loss (RetinaNet) as a pure function of logits and multi-hot labels."""
+"""The sigmoid focal loss (RetinaNet) as a pure function of logits and labels."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class _FocalSum(torch.autograd.Function):
@@ -45,3 +46,21 @@ def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, g
     Returns [S].
     """
     return _FocalSum.apply(logits, labels, alpha, gamma)
+
+
+def soft_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss of labels that are numbers, summed over all but the first axis.
+
+    With p = sigmoid(x) and p_t = p t + (1 - p) (1 - t), an element costs BCE(x, t) (1 - p_t)^gamma, weighted by
+    alpha t + (1 - alpha) (1 - t), as usual libraries extend the loss to soft labels. For t in {0, 1} this is
+    `sigmoid_focal_loss`.
+
+    logits, labels: [S, ...].  alpha: weight of positives (negatives: 1 - alpha), or -1 for none.  Returns [S].
+    """
+    labels = labels.to(logits.dtype)
+    probability = logits.sigmoid()
+    wrong = probability + labels - 2 * probability * labels
+    costs = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * wrong**gamma
+    if alpha >= 0:
+        costs = costs * (alpha * labels + (1 - alpha) * (1 - labels))
+    return costs.flatten(1).sum(-1)

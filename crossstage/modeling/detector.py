@@ -1,9 +1,19 @@
 """The skeleton that all detectors fill: its `forward` is the data flow of the papers' figures."""
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
 
-from crossstage.structures import Detections, GroupOutputs, ImageBatch, PaddedTargets, Queries, StageOutputs
+import torch
+from torch import nn
+
+from crossstage.structures import (
+    Detections,
+    GroupOutputs,
+    ImageBatch,
+    Losses,
+    PaddedTargets,
+    Queries,
+    StageOutputs,
+)
 
 
 class Detector(nn.Module):
@@ -35,27 +45,36 @@ class Detector(nn.Module):
         self.criterion, self.postprocess = criterion, postprocess
         self.num_classes, self.embed_dim = num_classes, embed_dim
         self.eval_ignores_padding = eval_ignores_padding
+        for name in queries.group_names:
+            criterion.supervision(name)  # raises ValueError for a group without supervision
 
-    def forward(self, batch: ImageBatch) -> dict[str, Tensor] | list[Detections]:
-        """In training: weighted losses by name. In evaluation: one Detections an image, in original pixels.
+    def forward(self, batch: ImageBatch) -> Losses | list[Detections]:
+        """In training: the losses. In evaluation: one Detections per image, in original pixels.
 
-        Raises ValueError in training if the batch has no targets.
+        Raises:
+            ValueError: in training, if the batch has no targets.
         """
         if not self.training:
-            _, outputs = self.predict(batch)
-            return self.postprocess(outputs[-1].outputs, batch)
+            _, groups = self.predict(batch)
+            return self.postprocess(group_named("matching", groups).outputs, batch)
         if batch.targets is None:
             raise ValueError("a training batch needs targets; call model.eval() to predict without them")
         targets = PaddedTargets.of(batch.targets)
-        queries, outputs = self.predict(batch, targets)
+        queries, stages = self.decode(batch, targets)
+        groups = split_groups(queries, stages)
         proposals = [] if queries.proposals is None else [queries.proposals]
-        return self.criterion(outputs + proposals, targets)
+        return self.criterion(groups + proposals, targets).joined(queries.losses, stages.losses)
 
     def predict(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, list[GroupOutputs]]:
         """The data flow without supervision: the queries, and each group's outputs, in the order of the query axis.
 
-        Without targets the matching group is the last.
+        Without targets there is the group "matching" alone.
         """
+        queries, stages = self.decode(batch, targets)
+        return queries, split_groups(queries, stages)
+
+    def decode(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, StageOutputs]:
+        """From images to the predictions of all queries at every stage."""
         mask = batch.mask
         if self.eval_ignores_padding and not self.training:
             mask = torch.zeros_like(mask)
@@ -63,11 +82,19 @@ class Detector(nn.Module):
         pyramid = self.neck(maps, mask)
         memory = self.encoder(pyramid)
         queries = self.queries(memory, targets)
-        stages = self.decoder(queries, memory)
-        return queries, split_groups(queries, stages)
+        return queries, self.decoder(queries, memory)
 
 
 def split_groups(queries: Queries, stages: StageOutputs) -> list[GroupOutputs]:
     """Cut the outputs of all queries into those of each group, in the order of the query axis."""
     parts = stages.split([group.size for group in queries.groups])
     return [GroupOutputs(group, part) for group, part in zip(queries.groups, parts, strict=True)]
+
+
+def group_named(name: str, groups: Sequence[GroupOutputs]) -> GroupOutputs:
+    """The group of that name. Raises ValueError, naming those that exist, if there is none."""
+    for predicted in groups:
+        if predicted.group.name == name:
+            return predicted
+    found = ", ".join(predicted.group.name for predicted in groups)
+    raise ValueError(f"no query group is called {name!r}; there are: {found}")

@@ -8,7 +8,7 @@ def mmdet_adamixer_names() -> NameTable:
     theirs, ours = "roi_head.bbox_head.{i}.sampling_n_mixing.", "decoder.layers.{i}."
     return NameTable(
         [
-            ("rpn_head.init_proposal_bboxes.weight", "queries.boxes"),
+            ("rpn_head.init_proposal_bboxes.weight", "queries.source.boxes"),
             *mmdet_mixer_rules(),
             (theirs + "norm.{p}", ours + "mixing_norm.{p}"),
             (theirs + "sampling_offset_generator.0.{p}", ours + "sampler.offsets.{p}"),

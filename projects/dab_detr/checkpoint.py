@@ -8,6 +8,6 @@ def detrex_dab_detr_names(*, torchvision_backbone: bool = False) -> NameTable:
     return NameTable(
         [
             *detrex_anchor_box_rules(torchvision_backbone=torchvision_backbone),
-            ("transformer.patterns.weight", "queries.patterns.weight"),
+            ("transformer.patterns.weight", "queries.source.patterns.weight"),
         ]
     )

@@ -13,7 +13,7 @@ def detrex_deformable_detr_names(num_layers: int = 6, *, refine: bool = True, tw
         [
             *detectron2_resnet_rules(),
             *detrex_deformable_rules(),
-            ("query_embedding.{p}", "queries.embedding.{p}"),
+            ("query_embedding.{p}", "queries.source.embedding.{p}"),
             *detrex_head_rules(num_layers, shared=not refine, two_stage=two_stage),
         ]
     )

@@ -27,7 +27,7 @@ def _dino_rules(num_layers: int) -> list[tuple[str, str]]:
         *detrex_deformable_rules(),
         ("transformer.decoder.ref_point_head.{p}", "decoder.query_positions.mlp.{p}"),
         ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
-        ("transformer.tgt_embed.weight", "queries.content.weight"),
-        ("label_enc.weight", "queries.denoising.label_embed.weight"),
+        ("transformer.tgt_embed.weight", "queries.source.content.weight"),
+        ("label_enc.weight", "queries.extra.denoising.label_embed.weight"),
         *detrex_head_rules(num_layers),
     ]

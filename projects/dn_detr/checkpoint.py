@@ -8,6 +8,6 @@ def detrex_dn_detr_names(*, torchvision_backbone: bool = False) -> NameTable:
     return NameTable(
         [
             *detrex_anchor_box_rules(torchvision_backbone=torchvision_backbone),
-            ("denoising_generator.label_encoder.weight", "queries.denoising.label_embed.weight"),
+            ("denoising_generator.label_encoder.weight", "queries.extra.denoising.label_embed.weight"),
         ]
     )

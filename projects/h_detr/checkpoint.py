@@ -12,7 +12,7 @@ def detrex_h_detr_names(num_layers: int = 6, *, two_stage: bool = True) -> NameT
         [
             *detectron2_resnet_rules(),
             *detrex_deformable_rules(),
-            ("query_embedding.{p}", "queries.content.{p}" if two_stage else "queries.embedding.{p}"),
+            ("query_embedding.{p}", "queries.source.content.{p}" if two_stage else "queries.source.embedding.{p}"),
             *detrex_head_rules(num_layers, two_stage=two_stage),
         ]
     )

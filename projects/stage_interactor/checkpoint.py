@@ -25,7 +25,7 @@ def mmdet_stage_interactor_names(*, free_sampler: bool = False) -> NameTable:
     details = "offsets" if free_sampler else "details"
     return NameTable(
         [
-            ("rpn_head.init_proposal_bboxes", "queries.boxes"),
+            ("rpn_head.init_proposal_bboxes", "queries.source.boxes"),
             *mmdet_mixer_rules(),
             (theirs + "dynamic_conv.Wv_layer_norm.{p}", ours + "mixing_norm.{p}"),
             *(

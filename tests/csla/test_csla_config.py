@@ -21,11 +21,24 @@ def test_the_node_that_went_in_stays_as_it_was():
     assert plain(node) == before
 
 
-def test_only_the_labels_rule_changes():
+def test_only_the_label_rule_of_the_group_changes():
     node = tiny_dino_node()
     ours, theirs = plain(with_csla(node, look_back=2)), plain(node)
-    assert ours["criterion"].pop("labels") != theirs["criterion"].pop("labels")
+    rules = [model["criterion"]["groups"]["matching"].pop("labels") for model in (ours, theirs)]
+    assert rules[0] != rules[1]
     assert ours == theirs
+
+
+def test_groups_are_chosen_by_name():
+    model = with_csla(tiny_dino_node(), groups=("denoising", "proposals"))
+    rules = {name: group.labels._target_ is CrossStageLabels for name, group in model.criterion.groups.items()}
+    assert rules == {"matching": False, "denoising": True, "proposals": True}
+
+
+def test_an_unknown_group_is_an_error_with_the_nearest_name():
+    """`label_groups=["maching"]` used to train the baseline without a word."""
+    with pytest.raises(ValueError, match=r"no query group 'maching'\. .* Did you mean matching\?"):
+        with_csla(tiny_dino_node(), groups=("maching",))
 
 
 def test_options_reach_the_rule():
@@ -39,11 +52,12 @@ def test_options_reach_the_rule():
             plain_last_stages=2,
         )
     )
-    rule = model.criterion.labels
+    supervision = model.criterion.groups["matching"]
+    rule = supervision.labels
     assert isinstance(rule, CrossStageLabels)
     found = (rule.iou_threshold, rule.look_back, rule.look_ahead, rule.filter_own, rule.plain_last_stages)
     assert found == (0.7, None, 1, False, 2)
-    assert model.criterion.box_matches is None
+    assert supervision.adjustments == []
 
 
 def test_the_papers_options_are_the_defaults():
@@ -53,9 +67,8 @@ def test_the_papers_options_are_the_defaults():
 
 
 def test_localisation_gathers_boxes_in_the_same_window():
-    box_matches = instantiate(
-        with_csla(tiny_dino_node(), localisation=True, iou_threshold=0.3, look_ahead=2)
-    ).criterion.box_matches
+    model = instantiate(with_csla(tiny_dino_node(), localisation=True, iou_threshold=0.3, look_ahead=2))
+    (box_matches,) = model.criterion.groups["matching"].adjustments
     assert isinstance(box_matches, CrossStageBoxMatches)
     assert (box_matches.iou_threshold, box_matches.look_back, box_matches.look_ahead) == (0.3, 1, 2)
 
@@ -82,22 +95,22 @@ def test_a_wrong_option_fails_where_it_is_given(options, error, complaint):
 def test_a_model_without_a_criterion_is_refused():
     node = tiny_dino_node()
     del node.criterion
-    with pytest.raises(ValueError, match="needs a model node that has a `criterion`"):
+    with pytest.raises(ValueError, match=r"needs a model node that has `criterion\.groups`"):
         with_csla(node)
 
 
 def test_a_config_loaded_from_its_file():
     loaded = LazyConfig.load(str(MODELS / "dino_r50.py"))
     model = with_csla(loaded.model)
-    assert isinstance(instantiate(model.criterion).labels, CrossStageLabels)
+    assert isinstance(instantiate(model.criterion).groups["matching"].labels, CrossStageLabels)
     assert model.neck.out_channels == 256  # interpolations still resolve in the copy
 
 
 def test_a_config_imported_as_a_module():
     from crossstage.projects.dino.configs.models.dino_r50 import model
 
-    assert isinstance(instantiate(with_csla(model).criterion).labels, CrossStageLabels)
-    assert "CrossStage" not in str(model.criterion.labels)
+    assert isinstance(instantiate(with_csla(model).criterion).groups["matching"].labels, CrossStageLabels)
+    assert "CrossStage" not in str(model.criterion)
 
 
 def test_it_survives_saving_and_loading(tmp_path: Path):
@@ -106,12 +119,20 @@ def test_it_survives_saving_and_loading(tmp_path: Path):
     )
     LazyConfig.save(config, str(tmp_path / "config.yaml"))
     criterion = instantiate(LazyConfig.load(str(tmp_path / "config.yaml")).model).criterion
-    assert isinstance(criterion.labels, CrossStageLabels)
-    assert (criterion.labels.look_back, criterion.box_matches.look_back) == (None, None)
+    supervision = criterion.groups["matching"]
+    assert isinstance(supervision.labels, CrossStageLabels)
+    assert (supervision.labels.look_back, supervision.adjustments[0].look_back) == (None, None)
 
 
 def test_a_detector_trains_with_it():
     model = instantiate(with_csla(tiny_dino_node(), iou_threshold=0.0))
     losses = model(image_batch(3, 0))
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values())
+    losses.total.backward()
+    assert all(loss.isfinite() for loss in losses.terms.values())
+
+
+def test_its_options_are_overrides_of_the_command_line():
+    """The path that the README prints."""
+    config = OmegaConf.create({"model": with_csla(tiny_dino_node())}, flags={"allow_objects": True})
+    LazyConfig.apply_overrides(config, ["model.criterion.groups.matching.labels.iou_threshold=0.6"])
+    assert instantiate(config.model).criterion.groups["matching"].labels.iou_threshold == 0.6

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from crossstage.modeling.supervision.criterion import LabelCount, SetCriterion
 from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.modeling.supervision.matching import HungarianMatcher
-from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
+from crossstage.modeling.supervision.normalizers import LabelCount
+from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from csla import CrossStageBoxMatches, CrossStageLabels
 from tests.random_scenes import boxes_inside, objects_of
+from tests.supervisions import criterion
 
 BASELINE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 
@@ -18,9 +19,9 @@ def scene(*counts: int, stages: int = 4, queries: int = 9) -> tuple[PaddedTarget
     targets = PaddedTargets.of(objects_of(*counts))
     order = torch.where(targets.valid, torch.arange(targets.labels.shape[1]), -1)
     groups = [
-        QueryGroup("denoising", order.shape[1], "{loss}_dn{stage}", matches=order),
+        QueryGroup("denoising", order.shape[1], matches=order),
         QueryGroup("matching", queries),
-        QueryGroup("proposals", queries, "{loss}_enc"),
+        QueryGroup("proposals", queries),
     ]
     predicted = []
     for group in groups:
@@ -37,51 +38,58 @@ def scene(*counts: int, stages: int = 4, queries: int = 9) -> tuple[PaddedTarget
     return targets, predicted
 
 
-def criterion(**options) -> SetCriterion:
-    weights = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-    return SetCriterion(matcher=HungarianMatcher(), weights=weights, **options)
+def losses(groups: list[GroupOutputs], targets: PaddedTargets, on: tuple[str, ...] = ("matching",), **changes) -> dict:
+    """The terms of all groups, with changes to the supervision of some of them."""
+    return dict(criterion(dict.fromkeys(on, changes))(groups, targets).terms)
+
+
+def assigned(outputs: StageOutputs, targets: PaddedTargets) -> Assignment:
+    """What a rule is given for the matching group."""
+    matches = HungarianMatcher()(outputs, targets)
+    return Assignment(QueryGroup("matching", matches.shape[-1]), matches, matches)
 
 
 @pytest.mark.parametrize("counts", [(4, 2), (0, 3), (0, 0), (20, 1)])
 def test_its_own_stage_without_threshold_is_the_baseline_bit_for_bit(counts):
     targets, groups = scene(*counts)
     matching = groups[1].outputs
-    matches = HungarianMatcher()([matching], targets)[0]
-    assert CrossStageLabels(**BASELINE)(matching, targets, matches).equal(OwnStageLabels()(matching, targets, matches))
-    ours, theirs = (criterion(labels=rule)(groups, targets) for rule in (CrossStageLabels(**BASELINE), None))
+    given, rules = assigned(matching, targets), (CrossStageLabels(**BASELINE), OwnStageLabels())
+    cross, own = (rule(matching, targets, given).labels for rule in rules)
+    assert cross.equal(own)
+    ours, theirs = (losses(groups, targets, labels=rule) for rule in rules)
     assert list(ours) == list(theirs)
     assert all(loss.equal(theirs[name]) for name, loss in ours.items())
-    gradients = [torch.autograd.grad(sum(losses.values()), matching.logits)[0] for losses in (ours, theirs)]
+    gradients = [torch.autograd.grad(sum(terms.values()), matching.logits)[0] for terms in (ours, theirs)]
     assert gradients[0].equal(gradients[1])
 
 
 @pytest.mark.parametrize("options", [{}, {"look_back": None}, {"plain_last_stages": 2}])
 def test_a_single_stage_without_threshold_is_the_baseline_too(options):
     targets, groups = scene(4, 2, stages=1)
-    ours = criterion(labels=CrossStageLabels(iou_threshold=0.0, **options))(groups, targets)
-    assert all(loss.equal(ours[name]) for name, loss in criterion()(groups, targets).items())
+    ours = losses(groups, targets, labels=CrossStageLabels(iou_threshold=0.0, **options))
+    assert all(loss.equal(ours[name]) for name, loss in losses(groups, targets).items())
 
 
 def test_one_query_for_several_objects():
     targets, groups = scene(3, 1, queries=1)
-    losses = criterion(labels=CrossStageLabels())(groups, targets)
-    assert all(loss.isfinite() for loss in losses.values())
+    ours = losses(groups, targets, labels=CrossStageLabels())
+    assert all(loss.isfinite() for loss in ours.values())
 
 
 def test_class_losses_of_the_matching_group_are_all_that_changes():
     targets, groups = scene(4, 2)
-    ours, theirs = criterion(labels=CrossStageLabels())(groups, targets), criterion()(groups, targets)
+    ours, theirs = losses(groups, targets, labels=CrossStageLabels()), losses(groups, targets)
     changed = {name for name, loss in ours.items() if not loss.equal(theirs[name])}
     assert changed
     assert changed <= {"loss_class", "loss_class_0", "loss_class_1", "loss_class_2"}
 
 
-def test_label_groups_decide_where_it_acts():
+def test_it_acts_on_the_groups_that_have_it():
     targets, groups = scene(4, 2)
-    theirs = criterion()(groups, targets)
+    theirs = losses(groups, targets)
     rule = CrossStageLabels(iou_threshold=1.0)  # nothing overlaps that well: every label vanishes
     for asked in (("matching",), ("denoising",), ("matching", "proposals"), ()):
-        ours = criterion(labels=rule, label_groups=asked)(groups, targets)
+        ours = losses(groups, targets, asked, labels=rule)
         for name, loss in ours.items():
             group = "denoising" if "_dn" in name else "proposals" if "_enc" in name else "matching"
             assert loss.equal(theirs[name]) == (group not in asked or "class" not in name), (asked, name)
@@ -89,11 +97,9 @@ def test_label_groups_decide_where_it_acts():
 
 def test_gathered_box_targets_change_box_losses_of_earlier_stages():
     targets, groups = scene(4, 2)
-    gathering = criterion(
-        labels=CrossStageLabels(), box_matches=CrossStageBoxMatches(iou_threshold=0.1), normalizer=LabelCount()
-    )
-    plain = criterion(labels=CrossStageLabels(), normalizer=LabelCount())
-    ours, theirs = gathering(groups, targets), plain(groups, targets)
+    common = {"labels": CrossStageLabels(), "normalizer": LabelCount()}
+    theirs = losses(groups, targets, **common)
+    ours = losses(groups, targets, adjustments=[CrossStageBoxMatches(iou_threshold=0.1)], **common)
     changed = {name for name, loss in ours.items() if not loss.equal(theirs[name])}
     assert changed
     assert changed <= {f"loss_{kind}_{stage}" for kind in ("bbox", "giou") for stage in range(3)}
@@ -102,8 +108,8 @@ def test_gathered_box_targets_change_box_losses_of_earlier_stages():
 def test_gathered_box_targets_keep_every_match_of_their_own():
     targets, groups = scene(4, 2)
     outputs = groups[1].outputs
-    matches = HungarianMatcher()([outputs], targets)[0]
-    gathered = CrossStageBoxMatches(iou_threshold=0.1)(outputs, targets, matches)
+    given = assigned(outputs, targets)
+    matches, gathered = given.matches, CrossStageBoxMatches(iou_threshold=0.1)(outputs, targets, given).box_matches
     assert gathered[matches >= 0].equal(matches[matches >= 0])
     assert (gathered >= 0).sum() > (matches >= 0).sum()
 
@@ -112,8 +118,8 @@ def test_gathered_box_targets_keep_every_match_of_their_own():
 def test_the_whole_criterion_waits_for_the_device_once(transfers, counts):
     targets, groups = scene(*counts)
     transfers.clear()
-    rules = {"labels": CrossStageLabels(), "box_matches": CrossStageBoxMatches(), "normalizer": LabelCount()}
-    sum(criterion(**rules)(groups, targets).values()).backward()
+    rules = {"labels": CrossStageLabels(), "adjustments": [CrossStageBoxMatches()], "normalizer": LabelCount()}
+    criterion({"matching": rules})(groups, targets).total.backward()
     assert transfers == ["cpu"]
 
 

@@ -219,7 +219,7 @@ def test_a_detector_trains_and_predicts_with_it(chained):
     model = instantiate(with_dca(with_csla(tiny_dino_node()), chained=chained))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    losses = model(image_batch(3, 0))
+    losses = model(image_batch(3, 0)).terms
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses[name] for name in losses if name.startswith("loss_")).backward()
     for layer in model.decoder.layers:

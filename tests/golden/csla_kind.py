@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from crossstage.layers.boxes import BoxDistance, xyxy_to_cxcywh
-from crossstage.modeling.supervision.criterion import LabelCount
 from crossstage.modeling.supervision.losses import FocalClassLoss, box_losses
 from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
-from crossstage.structures import PaddedTargets, StageOutputs, Target
+from crossstage.modeling.supervision.normalizers import LabelCount
+from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs, Target
 from csla import ANY_OVERLAP, CrossStageBoxMatches, CrossStageLabels
 from tests.golden.folder import Comparison, GoldenFolder, Row
 
@@ -60,16 +60,16 @@ class _Scene:
         variant, scope = key.rsplit(".", 1)
         options = SCOPES[scope]
         threshold = float(found.group(1)) if (found := re.search(r"eta([0-9.]+)$", variant)) else ANY_OVERLAP
-        labels = CrossStageLabels(iou_threshold=threshold, **options)(self.outputs, self.targets, self.matches)
-        box_matches = self.matches
+        rules = [CrossStageLabels(iou_threshold=threshold, **options)]
         if variant.startswith("loc"):
             window = {name: options[name] for name in ("look_back", "look_ahead")}
-            box_matches = CrossStageBoxMatches(iou_threshold=threshold, **window)(
-                self.outputs, self.targets, self.matches
-            )
-        class_count, box_count = LabelCount()(
-            self.targets, labels=labels, matches=self.matches, box_matches=box_matches
-        )
+            rules.append(CrossStageBoxMatches(iou_threshold=threshold, **window))
+        group = QueryGroup("matching", self.matches.shape[-1])
+        assignment = Assignment(group, self.matches, box_matches=self.matches)
+        for rule in rules:
+            assignment = rule(self.outputs, self.targets, assignment)
+        labels, box_matches = assignment.labels, assignment.box_matches
+        class_count, box_count = LabelCount()(self.targets, assignment)
         class_loss = FocalClassLoss()(self.outputs.logits, labels, normalizer=class_count)
         distance, overlap = box_losses(self.outputs.boxes, self.targets, box_matches, box_distance=CORNER_DISTANCE)
         comparison.check(f"{key}.targets", labels.double())

@@ -39,7 +39,7 @@ class _DabScene(Scene):
         hyper, node = self.hyper, LazyConfig.load(self.config).model
         set_common_hyper_parameters(node, hyper)
         node.neck.in_channels = hyper["feature_channels"][-1]
-        node.queries.num_patterns = hyper.get("num_patterns", 0)
+        node.queries.source.num_patterns = hyper.get("num_patterns", 0)
         self.set_denoising(node)
         return instantiate({**node, "backbone": backbone})
 
@@ -57,7 +57,7 @@ class _DnScene(_DabScene):
 
     def set_denoising(self, node: DictConfig) -> None:
         hyper = self.hyper
-        node.queries.denoising.update(
+        node.queries.extra[0].update(
             num_groups=hyper["denoising_groups"],
             label_noise=hyper["label_noise_prob"],
             box_noise=hyper["box_noise_scale"],

@@ -53,12 +53,13 @@ class _HybridScene(Scene):
         name = "" if hyper["as_two_stage"] else "_one_stage"
         node = LazyConfig.load(PROJECTS / f"h_detr/configs/models/h_detr_r50{name}.py").model
         set_deformable_hyper_parameters(node, hyper)
-        node.queries.one_to_many.update(num_queries=hyper["num_queries_one2many"], repeats=hyper["k_one2many"])
-        if hyper["as_two_stage"]:
-            node.queries.mixed_selection = hyper["mixed_selection"]
+        node.queries.source.extra_queries = hyper["num_queries_one2many"]
+        node.criterion.groups.one_to_many.matcher.copies = hyper["k_one2many"]
+        if hyper["as_two_stage"] and not hyper["mixed_selection"]:
+            node.queries.source.content = None
         for kind in ("class", "bbox", "giou"):
             weight = hyper["lambda_one2many"] * hyper[f"loss_weight_{kind}"]
-            node.criterion.weights[f"loss_{kind}_one2many"] = weight
+            node.criterion.groups.one_to_many.weights[kind] = weight
         return instantiate({**node, "backbone": backbone})
 
     def names(self) -> NameTable:

@@ -27,7 +27,7 @@ def build(hyper: dict, backbone: StoredMaps) -> Detector:
     """Our DINO with the folder's hyper-parameters."""
     node = LazyConfig.load(CONFIG).model
     set_deformable_hyper_parameters(node, hyper)
-    node.queries.denoising.update(
+    node.queries.extra[0].update(
         num_queries=hyper["dn_number"], label_noise=hyper["label_noise_ratio"], box_noise=hyper["box_noise_scale"]
     )
     return instantiate({**node, "backbone": backbone})

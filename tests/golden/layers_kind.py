@@ -22,12 +22,12 @@ from crossstage.layers.deformable import MultiScaleDeformableAttention, deformab
 from crossstage.layers.mlp import FFN, MLP
 from crossstage.layers.position import LearnedPositions, SinePositions, box_sine_embedding
 from crossstage.modeling.neck import ChannelMapper
-from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.modeling.supervision.losses import FocalClassLoss, SoftmaxClassLoss, sigmoid_focal_loss
 from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, SoftmaxClassCost
 from crossstage.modeling.transformer import TransformerLayer
 from crossstage.structures import GroupOutputs, Levels, Memory, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.golden.folder import Comparison, GoldenFolder, Row
+from tests.supervisions import WEIGHTS, criterion
 
 
 def compare(folder: GoldenFolder) -> list[Row]:
@@ -191,7 +191,7 @@ def _check_match(b: _Blocks) -> None:
             cost = matcher.cost(outputs, targets)[0]
             for image, count in enumerate(targets.counts):
                 b.comparison.check(f"match.{kind}.{name}.cost_{image}", cost[image, :count].transpose(0, 1))
-            _check_pairs(b.comparison, f"match.{kind}.{name}", matcher([outputs], targets)[0][0])
+            _check_pairs(b.comparison, f"match.{kind}.{name}", matcher(outputs, targets)[0])
 
 
 def _check_criterion(b: _Blocks) -> None:
@@ -201,21 +201,17 @@ def _check_criterion(b: _Blocks) -> None:
         "focal_loss": (FocalClassLoss(), FocalClassCost()),
         "ce_loss": (SoftmaxClassLoss(background_weight=background_weight), SoftmaxClassCost()),
     }
-    weights = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     for name, (class_loss, class_cost) in losses.items():
         logits, boxes = b.leaves(f"criterion.{name}.logits", f"criterion.{name}.boxes")
         predicted = GroupOutputs(QueryGroup("matching", logits.shape[2]), StageOutputs(logits, boxes))
         matcher = HungarianMatcher(class_cost=class_cost)
-        for stage, matches in enumerate(matcher([predicted.outputs], targets)[0]):
+        for stage, matches in enumerate(matcher(predicted.outputs, targets)):
             _check_pairs(b.comparison, f"criterion.{name}.layer_{stage}", matches)
-        criterion = SetCriterion(matcher=matcher, weights=weights, class_loss=class_loss)
-        weighted = criterion([predicted], targets)
-        for key, loss in weighted.items():
-            kind = "_".join(key.split("_")[:2])
-            b.comparison.check(f"criterion.{name}.{key}", loss / weights[kind])
-        total = sum(weighted.values())
-        total.backward()
-        b.comparison.check(f"criterion.{name}.weighted_sum", total)
+        weighted = criterion(matcher=matcher, class_loss=class_loss)([predicted], targets)
+        for key, loss in weighted.terms.items():
+            b.comparison.check(f"criterion.{name}.{key}", loss / WEIGHTS[key.split("_")[1]])
+        weighted.total.backward()
+        b.comparison.check(f"criterion.{name}.weighted_sum", weighted.total)
         b.comparison.check(f"criterion.{name}.grad_logits", logits.grad, relative=True)
         b.comparison.check(f"criterion.{name}.grad_boxes", boxes.grad, relative=True)
 

@@ -87,7 +87,7 @@ class _AdaMixerScene:
         """Our detector with the folder's hyper-parameters."""
         hyper, node = self.hyper, LazyConfig.load(self.config).model
         node.num_classes, node.embed_dim = hyper["num_classes"], hyper["dim"]
-        node.queries.num_queries = hyper["num_query"]
+        node.queries.source.num_queries = hyper["num_query"]
         layer = node.decoder.layer
         node.decoder.num_layers, layer.attention.num_heads = hyper["num_stages"], hyper["num_heads"]
         layer.ffn.feedforward_dim = hyper["ffn"]
@@ -166,23 +166,20 @@ class _AdaMixerScene:
     def _check_supervision(self, groups: list[GroupOutputs]) -> None:
         criterion, outputs = self.model.criterion, groups[0].outputs
         (matches,) = criterion.match(groups, self.targets)
-        labels = criterion.labels(outputs, self.targets, matches)
-        box_matches = matches
-        if criterion.box_matches is not None:
-            box_matches = criterion.box_matches(outputs, self.targets, matches)
-        counts = criterion.normalizer(self.targets, labels=labels, matches=matches, box_matches=box_matches)
+        supervision = criterion.supervision("matching")
+        assignment = supervision.assign(groups[0], self.targets, matches)
+        counts = supervision.normalizer(self.targets, assignment)
         self.check("match_gt_inds", matches + 1)
-        self.check("csla_targets", labels.double())
+        self.check("csla_targets", assignment.labels.double())
         self.check("avg_factor_cls", counts[0])
         self.check("avg_factor_reg", counts[1])
         losses = criterion(groups, self.targets)
         for kind, theirs in (("class", "cls"), ("bbox", "bbox"), ("giou", "iou")):
             for stage in range(outputs.num_stages):
                 suffix = "" if stage == outputs.num_stages - 1 else f"_{stage}"
-                self.check(f"loss.stage{stage}_loss_{theirs}", losses[f"loss_{kind}{suffix}"])
-        total = sum(losses.values())
-        self.check("loss_total", total)
-        total.backward()
+                self.check(f"loss.stage{stage}_loss_{theirs}", losses.terms[f"loss_{kind}{suffix}"])
+        self.check("loss_total", losses.total)
+        losses.total.backward()
 
     def _check_gradients(self) -> None:
         against = {"relative": True, "floor": gradient_floor(self.comparison.expected)}
@@ -232,7 +229,7 @@ class _StageInteractorScene(_AdaMixerScene):
         if hyper.get("use_holistic_sampling_points"):
             layer.sampler = {**layer.sampler, "_target_": ungrouped_sampler}
         if not hyper.get("csla", True):
-            node.criterion.labels = L(OwnStageLabels)()
+            node.criterion.groups.matching.labels = L(OwnStageLabels)()
             return
         threshold = hyper.get("iou_eval_eta", 0.5) if hyper.get("use_thres_filter", True) else ANY_OVERLAP
         options = window_of(hyper.get("targets_candi_ids"), hyper["num_stages"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossstage.checkpoints.names import NameTable
 from crossstage.config import LazyCall as L
-from crossstage.modeling.detector import Detector, split_groups
+from crossstage.modeling.detector import Detector, group_named, split_groups
 from crossstage.modeling.postprocess import best_pairs
 from crossstage.modeling.queries.denoising import DenoisingNoise
 from crossstage.modeling.supervision.losses import FocalClassLoss
@@ -47,7 +47,10 @@ class Scene:
         self.table = self.names()
         self.model.load_state_dict(self.table.to_native(folder.weights))
         self.loss_weights = {name: float(weight) for name, weight in meta["loss_weight_dict"].items()}
-        self.model.criterion.weights |= self.loss_weights
+        for supervision in self.model.criterion.groups.values():
+            for kind in supervision.weights:
+                of_group = self.loss_weights.get(supervision.loss_name(kind, 0, num_stages=1))
+                supervision.weights[kind] = self.loss_weights[f"loss_{kind}"] if of_group is None else of_group
         self.batch = self._batch()
 
     def build(self, backbone: StoredMaps) -> Detector:
@@ -105,7 +108,7 @@ class Scene:
             memory = model.encoder(model.neck(list(self.features.values()), pyramid_mask))
             queries, groups = model.predict(self.batch)
             detections = model(self.batch)
-        outputs = groups[-1].outputs
+        outputs = group_named("matching", groups).outputs
         comparison.check(f"{key}.encoder_memory", memory.tokens)
         if queries.proposals is not None and queries.proposals.outputs.states is not None:
             comparison.check(f"{key}.encoder_selected_states", queries.proposals.outputs.states[0])
@@ -149,13 +152,12 @@ class Scene:
             comparison.check("train.enc_boxes", queries.proposals.outputs.boxes[0])
         self._check_matches(comparison, targets, by_name)
         losses = model.criterion(groups, targets)
-        for name, loss in losses.items():
+        for name, loss in losses.terms.items():
             comparison.check(f"loss_weighted.{name}", loss)
             plain = name.removesuffix("_one2many")  # detrex's unweighted losses of that branch hold its lambda
             comparison.check(f"loss_unweighted.{name}", loss / self.loss_weights[plain])
-        total = sum(losses.values())
-        comparison.check("total_loss", total)
-        total.backward()
+        comparison.check("total_loss", losses.total)
+        losses.total.backward()
         for name, feature in self.features.items():
             comparison.check(f"grad_input.{name}", feature.grad, relative=True)
         self._check_gradients(comparison, case_meta.get("grad_norms", {}))
@@ -166,7 +168,7 @@ class Scene:
         if noise is None:
             queries = model.queries(memory, targets)
         else:
-            denoising = model.queries.denoising
+            denoising = model.queries.extra["denoising"]
             original, denoising.forward = denoising.forward, partial(denoising.forward, noise=noise)
             queries = model.queries(memory, targets)
             denoising.forward = original
@@ -245,11 +247,12 @@ def set_common_hyper_parameters(node: DictConfig, hyper: dict) -> None:
         layer.ffn.feedforward_dim = hyper["feedforward_dim"]
         layer.self_attn.num_heads = hyper["num_heads"]
     node.decoder.layer.cross_attn.num_heads = hyper["num_heads"]
-    node.queries.num_queries = hyper.get("num_queries") or hyper["num_queries_one2one"]
+    node.queries.source.num_queries = hyper.get("num_queries") or hyper["num_queries_one2one"]
     focal = {"alpha": hyper.get("focal_alpha", 0.25), "gamma": hyper.get("focal_gamma", 2.0)}
-    node.criterion.class_loss = L(FocalClassLoss)(**focal)
-    node.criterion.matcher.update({name: hyper[name] for name in ("cost_class", "cost_bbox", "cost_giou")})
-    node.criterion.matcher.class_cost = L(FocalClassCost)(**focal)
+    for supervision in node.criterion.groups.values():
+        supervision.class_loss = L(FocalClassLoss)(**focal)
+        supervision.matcher.update({name: hyper[name] for name in ("cost_class", "cost_bbox", "cost_giou")})
+        supervision.matcher.class_cost = L(FocalClassCost)(**focal)
     node.postprocess.num_select = hyper["select_box_nums_for_evaluation"]
 
 

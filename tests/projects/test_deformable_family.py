@@ -22,7 +22,7 @@ def tiny_node(name: str):
     """The node of a config at a small size: 8 queries, 12 more in the hybrid branch, 2 stages, 2 levels, 8 classes."""
     project = "h_detr" if name in HYBRID else "deformable_detr"
     node = LazyConfig.load(str(PROJECTS / f"{project}/configs/models/{name}.py")).model
-    node.num_classes, node.embed_dim, node.queries.num_queries = 8, 16, 8
+    node.num_classes, node.embed_dim, node.queries.source.num_queries = 8, 16, 8
     node.backbone.update(name="resnet18", pretrained=False, strides=[8, 16], options={"channels": [8, 8, 8, 8]})
     node.backbone.update(frozen_norm=False, frozen_stages=0)
     node.neck.update(in_channels=[8, 8], num_levels=2, groups=4)
@@ -32,7 +32,8 @@ def tiny_node(name: str):
         layer.self_attn.update(num_heads=2, dropout=0.0)
     node.decoder.layer.cross_attn.update(num_heads=2, dropout=0.0)
     if name in HYBRID:
-        node.queries.one_to_many.update(num_queries=12, repeats=3)
+        node.queries.source.extra_queries = 12
+        node.criterion.groups.one_to_many.matcher.copies = 3
     return node
 
 
@@ -45,7 +46,7 @@ def tiny(name: str) -> Detector:
 
 
 def gradients(detector: Detector, *counts: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor | None]]:
-    losses = detector.train()(image_batch(*counts))
+    losses = detector.train()(image_batch(*counts)).terms
     sum(losses.values()).backward()
     return losses, {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
 
@@ -63,7 +64,7 @@ def test_every_parameter_learns(name: str, counts: tuple[int, ...]):
 @pytest.mark.parametrize("name", MODELS)
 def test_without_any_object_the_same_losses_are_finite_and_every_parameter_has_a_gradient(name: str):
     detector = tiny(name)
-    expected = list(detector.train()(image_batch(2, 1)))
+    expected = list(detector.train()(image_batch(2, 1)).terms)
     losses, found = gradients(detector, 0, 0)
     assert list(losses) == expected
     assert all(loss.isfinite() for loss in losses.values())
@@ -74,7 +75,7 @@ def test_without_any_object_the_same_losses_are_finite_and_every_parameter_has_a
 def test_losses_are_called_as_in_detrex(name: str):
     suffixes = {"", "_0"} | ({"_enc"} if name in TWO_STAGE else set())
     suffixes |= {"_one2many", "_0_one2many"} if name in HYBRID else set()
-    losses = tiny(name).train()(image_batch(2, 1))
+    losses = tiny(name).train()(image_batch(2, 1)).terms
     assert set(losses) == {f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in suffixes}
 
 
@@ -118,7 +119,7 @@ def test_padding_is_supervised_as_a_proposal_and_never_becomes_a_query(name: str
 def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32(name: str):
     detector, batch = tiny(name), image_batch(3, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = detector.train()(batch)
+        losses = detector.train()(batch).terms
         _, groups = detector.predict(batch)
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     assert all(part.outputs.boxes.dtype == part.outputs.logits.dtype == torch.float32 for part in groups)
@@ -130,7 +131,7 @@ def test_csla_of_the_own_stage_alone_is_the_baseline(name: str):
     other = with_csla(node, look_back=0, look_ahead=0, iou_threshold=0.0)
     detector, changed = instantiate(node), instantiate(other)
     changed.load_state_dict(detector.state_dict())
-    losses, expected = changed.train()(image_batch_once()), detector.train()(image_batch_once())
+    losses, expected = (one.train()(image_batch_once()).terms for one in (changed, detector))
     assert all(loss.equal(expected[key]) for key, loss in losses.items())
 
 
@@ -139,7 +140,7 @@ def test_csla_and_dca_commute(name: str):
     losses = []
     for node in (with_dca(with_csla(tiny_node(name))), with_csla(with_dca(tiny_node(name)))):
         torch.manual_seed(0)
-        losses.append(instantiate(node).train()(image_batch_once()))
+        losses.append(instantiate(node).train()(image_batch_once()).terms)
     assert all(loss.isfinite() and loss.equal(losses[1][key]) for key, loss in losses[0].items())
 
 

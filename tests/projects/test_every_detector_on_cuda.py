@@ -29,7 +29,7 @@ def test_it_trains_under_bfloat16(name: str):
     torch.manual_seed(0)
     detector = instantiate(models()[name]).cuda().train()
     with torch.autocast("cuda", torch.bfloat16):
-        losses = detector(image_batch(15, 2).to("cuda"))
+        losses = detector(image_batch(15, 2).to("cuda")).terms
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]

@@ -99,7 +99,7 @@ def test_the_decoder_knows_no_order_of_queries(name: str):
     assert_same(found, StageOutputs(expected.logits[:, :, order], expected.boxes[:, :, order]))
 
 
-LEARNED = [name for name, node in baselines().items() if "class_head" not in node.queries]
+LEARNED = [name for name, node in baselines().items() if "class_head" not in node.queries.source]
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -107,7 +107,7 @@ def test_learned_queries_know_no_order(name: str):
     detector, batch, order = copy.deepcopy(random_detector(name)), image_batch(1, 1), torch.randperm(QUERIES)
     expected = predicted(detector, batch)
     for key, parameter in detector.queries.named_parameters():
-        if key in ("anchors.weight", "content.weight", "embedding.weight"):
+        if key in ("source.anchors.weight", "source.content.weight", "source.embedding.weight"):
             parameter.data[:QUERIES] = parameter.data[order]
     patterns = expected.boxes.shape[2] // QUERIES
     moved = (torch.arange(patterns)[:, None] * QUERIES + order).flatten()

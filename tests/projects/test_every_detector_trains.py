@@ -38,7 +38,7 @@ def loss_and_gradients(name: str, counts: tuple[int, ...]) -> tuple[dict, dict]:
     """Losses, and the largest gradient of each parameter that learns (None: it takes no part)."""
     detector = random_detector(name).train()
     detector.zero_grad()
-    losses = detector(image_batch(*counts))
+    losses = detector(image_batch(*counts)).terms
     sum(losses.values()).backward()
     learning = {key: parameter.grad for key, parameter in detector.named_parameters() if parameter.requires_grad}
     return losses, {key: None if grad is None else grad.abs().max().item() for key, grad in learning.items()}
@@ -67,7 +67,7 @@ def with_other_queries(queries: Queries, start: int, stop: int) -> Queries:
     return replace(queries, **{key: torch.where(inside, new, getattr(queries, key)) for key, new in changed.items()})
 
 
-SEVERAL_GROUPS = [name for name, node in baselines().items() if {"denoising", "one_to_many"} & set(node.queries)]
+SEVERAL_GROUPS = [name for name, node in baselines().items() if node.queries.extra]
 
 
 @pytest.mark.parametrize("name", SEVERAL_GROUPS)
@@ -96,14 +96,13 @@ def test_a_groups_losses_are_the_same_whatever_the_others_predict(name: str):
     with torch.no_grad():
         queries, groups = detector.predict(batch, targets)
         groups += [] if queries.proposals is None else [queries.proposals]
-        alone = [detector.criterion([group], targets) for group in groups]
-        before = detector.criterion(groups, targets)
+        alone = [detector.criterion([group], targets).terms for group in groups]
+        before = detector.criterion(groups, targets).terms
         assert list(before) == [loss for losses in alone for loss in losses]
         for changed, part in enumerate(groups):
             other = StageOutputs(part.outputs.logits.neg(), part.outputs.boxes * 0.5)
-            after = detector.criterion(
-                [*groups[:changed], GroupOutputs(part.group, other), *groups[changed + 1 :]], targets
-            )
+            others = [*groups[:changed], GroupOutputs(part.group, other), *groups[changed + 1 :]]
+            after = detector.criterion(others, targets).terms
             differing = [loss for loss in before if not after[loss].equal(before[loss])]
             assert differing == list(alone[changed]), part.group.name
 
@@ -116,7 +115,7 @@ def test_csla_of_the_own_stage_alone_is_the_baseline(name: str):
     with torch.no_grad():
         _, groups = detector.predict(batch, targets)
         expected, found, papers = (
-            instantiate(model.criterion)(groups, targets) for model in (node, plugged, with_csla(node))
+            instantiate(model.criterion)(groups, targets).terms for model in (node, plugged, with_csla(node))
         )
     assert all(loss.equal(expected[key]) for key, loss in found.items())
     assert found.keys() == expected.keys() == papers.keys()
@@ -135,7 +134,7 @@ def test_csla_and_dca_commute(name: str):
     one, other = with_dca(with_csla(node)), with_csla(with_dca(node))
     assert plain(one) == plain(other)
     detector = randomised(one)
-    losses = detector.train()(image_batch(3, 1))
+    losses = detector.train()(image_batch(3, 1)).terms
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert [key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None] == []
@@ -151,7 +150,7 @@ def test_autocast_keeps_boxes_and_losses_in_float32(name: str):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         queries, groups = detector.predict(batch, targets)
         groups += [] if queries.proposals is None else [queries.proposals]
-        losses = detector.criterion(groups, targets)
+        losses = detector.criterion(groups, targets).terms
     sum(losses.values()).backward()
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     assert all(part.outputs.boxes.dtype == part.outputs.logits.dtype == torch.float32 for part in groups)

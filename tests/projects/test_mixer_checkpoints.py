@@ -95,7 +95,7 @@ def test_a_batch_without_objects_has_a_finite_loss(name: str):
     """The released code divides by 0 there."""
     criterion = instantiate(node_of(name).criterion)
     outputs = predictions(3, 2, 5)
-    losses = criterion([GroupOutputs(QueryGroup("matching", 5), outputs)], PaddedTargets.of(objects_of(0, 0)))
+    losses = criterion([GroupOutputs(QueryGroup("matching", 5), outputs)], PaddedTargets.of(objects_of(0, 0))).terms
     assert all(loss.isfinite() for loss in losses.values())
     assert all((loss > 0) == key.startswith("loss_class") for key, loss in losses.items())
     sum(losses.values()).backward()
@@ -109,6 +109,6 @@ def test_a_query_is_no_positive_of_an_object_that_it_hardly_overlaps_but_learns_
     criterion, own = instantiate(node.criterion), instantiate(node_of("adamixer").criterion)
     outputs, targets = predictions(3, 1, 5), PaddedTargets.of(objects_of(2))
     groups = [GroupOutputs(QueryGroup("matching", 5), outputs)]
-    found, expected = (one(groups, targets) for one in (criterion, own))
+    found, expected = (one(groups, targets).terms for one in (criterion, own))
     assert found.keys() == expected.keys()
     assert [key for key in found if not found[key].equal(expected[key])] == [k for k in found if "class" in k]

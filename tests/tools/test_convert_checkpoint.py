@@ -21,7 +21,7 @@ TOOL = ROOT / "tools/convert_checkpoint.py"
 CONFIG = ROOT / "projects/dino/configs/dino_swin_tiny_224_4scale_12ep.py"
 SMALL = [
     "model.embed_dim=32",
-    "model.queries.num_queries=10",
+    "model.queries.source.num_queries=10",
     "model.encoder.num_layers=1",
     "model.decoder.num_layers=2",
     "model.neck.in_channels=[12,24,48]",
@@ -122,7 +122,7 @@ def test_some_of_cocos_classes_by_name(work, native, capsys):
     assert read_checkpoint("one.pth")["model"]["label_enc.weight"].equal(native[LABELS][[2]])
 
 
-LABELS = "queries.denoising.label_embed.weight"
+LABELS = "queries.extra.denoising.label_embed.weight"
 
 
 def test_averaged_weights_on_request_and_names_are_kept(work, native):

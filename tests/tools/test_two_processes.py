@@ -53,7 +53,7 @@ def losses(root: Path, output: Path, *options: str) -> list[dict]:
         "dataloader.test.num_workers": 0,
         "dataloader.train.dataset.keep_empty": True,
         "model.backbone.frozen_norm": True,  # statistics of half a batch are others
-        "model.queries.denoising": "null",  # its noise is drawn by each process
+        "model.queries.extra": "[]",  # its noise is drawn by each process
     }
     command += [f"{key}={value}" for key, value in overrides.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

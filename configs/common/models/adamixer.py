@@ -13,11 +13,13 @@ from crossstage.modeling.encoders.deformable import NoEncoder
 from crossstage.modeling.neck import SharedNormMapper
 from crossstage.modeling.postprocess import TopK
 from crossstage.modeling.queries.boxes import BoxQueries
-from crossstage.modeling.supervision.criterion import LabelCount, SetCriterion
+from crossstage.modeling.queries.joined import JoinedQueries
+from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.modeling.supervision.labels import OwnStageLabels
+from crossstage.modeling.supervision.losses import BoxLoss, FocalClassLoss
 from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
-
-box_distance = L(BoxDistance)(corners=True, eps=1e-30)
+from crossstage.modeling.supervision.normalizers import LabelCount
+from crossstage.modeling.supervision.supervision import Supervision
 
 model = L(Detector)(
     num_classes=80,
@@ -32,7 +34,7 @@ model = L(Detector)(
     ),
     neck=L(SharedNormMapper)(in_channels=[256, 512, 1024, 2048], out_channels="${..embed_dim}", groups=32),
     encoder=L(NoEncoder)(),
-    queries=L(BoxQueries)(num_queries=100, embed_dim="${..embed_dim}"),
+    queries=L(JoinedQueries)(source=L(BoxQueries)(num_queries=100, embed_dim="${up:embed_dim}"), extra=[]),
     decoder=L(MixerDecoder)(
         layer=L(MixerLayer)(
             embed_dim="${...embed_dim}",
@@ -47,17 +49,26 @@ model = L(Detector)(
         _recursive_=False,
     ),
     criterion=L(SetCriterion)(
-        matcher=L(HungarianMatcher)(
-            class_cost=L(FocalClassCost)(eps=1e-12),
-            box_distance=box_distance,
-            cost_class=2.0,
-            cost_bbox=5.0,
-            cost_giou=2.0,
-        ),
-        weights={"loss_class": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0},
-        labels=L(OwnStageLabels)(),
-        box_distance=box_distance,
-        normalizer=L(LabelCount)(),
+        groups={
+            "matching": L(Supervision)(
+                matcher=L(HungarianMatcher)(
+                    class_cost=L(FocalClassCost)(eps=1e-12),
+                    box_distance=L(BoxDistance)(corners=True, eps=1e-30),
+                    cost_class=2.0,
+                    cost_bbox=5.0,
+                    cost_giou=2.0,
+                    copies=1,
+                ),
+                labels=L(OwnStageLabels)(),
+                adjustments=[],
+                class_loss=L(FocalClassLoss)(),
+                box_loss=L(BoxLoss)(distance="${up:matcher.box_distance}"),
+                normalizer=L(LabelCount)(),
+                weights={"class": 2.0, "bbox": 5.0, "giou": 2.0},
+                names="{loss}{stage}",
+                class_agnostic=False,
+            )
+        }
     ),
-    postprocess=L(TopK)(num_select="${..queries.num_queries}", clip=False, nms_threshold=None),
+    postprocess=L(TopK)(num_select="${up:queries.source.num_queries}", clip=False, nms_threshold=None),
 )

@@ -13,6 +13,7 @@ from crossstage.modeling.detector import Detector
 from crossstage.modeling.encoders.dense import DenseEncoder
 from crossstage.modeling.neck import SingleLevelProjection
 from crossstage.modeling.queries.anchors import AnchorQueries
+from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 
 ffn = L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048, activation=L(nn.PReLU)())
@@ -36,7 +37,10 @@ model = L(Detector)(
         embed_dim="${..embed_dim}",
         _recursive_=False,
     ),
-    queries=L(AnchorQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=0, uniform_centres=True),
+    queries=L(JoinedQueries)(
+        source=L(AnchorQueries)(num_queries=300, embed_dim="${up:embed_dim}", num_patterns=0, uniform_centres=True),
+        extra=[],
+    ),
     decoder=L(ConditionalDecoder)(
         layer=L(TransformerLayer)(
             embed_dim="${...embed_dim}",

@@ -24,7 +24,7 @@ _small = OmegaConf.create(
             "position": {"num_features": 48},
             "layer": {"ffn": {"feedforward_dim": 192}, "self_attn": {"num_heads": 4}},
         },
-        "queries": {"num_queries": 40},
+        "queries": {"source": {"num_queries": 40}},
         "decoder": {
             "num_layers": 3,
             "layer": {
@@ -53,7 +53,7 @@ deformable = OmegaConf.merge(
         "neck": {"in_channels": [64, 96, 128], "num_levels": 3, "groups": 8},
         "encoder": {"layer": {"self_attn": {"num_points": 2}}},
         "decoder": {"layer": {"cross_attn": {"num_points": 2}}},
-        "criterion": {"weights": {"loss_class": 2.0}},
+        "criterion": {"groups": {"matching": {"weights": {"class": 2.0}}}},
     },
 )
 
@@ -69,7 +69,7 @@ mixer = OmegaConf.create(
             "options": {**deformable.backbone.options, "stem_type": "deep", "stem_width": 8},
         },
         "neck": {"in_channels": [32, 64, 96, 128], "groups": 8},
-        "queries": {"num_queries": 24},
+        "queries": {"source": {"num_queries": 24}},
         "decoder": {
             "num_layers": 4,  # of which StageInteractor's last two reuse filters
             "layer": {
@@ -78,6 +78,6 @@ mixer = OmegaConf.create(
                 "mixing": {"num_outputs": 32},
             },
         },
-        "criterion": {"weights": {"loss_class": 3.0}},  # boxes are learned long before classes
+        "criterion": {"groups": {"matching": {"weights": {"class": 3.0}}}},  # boxes are learned long before classes
     }
 )

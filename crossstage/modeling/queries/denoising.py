@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.layers.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
-from crossstage.structures import PaddedTargets, QueryGroup
+from crossstage.structures import PaddedTargets, Queries, QueryGroup
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DenoisingNoise:
 
     @classmethod
     def draw(cls, targets: PaddedTargets, repetitions: int, num_classes: int) -> "DenoisingNoise":
-        """Draw anew, for all slots at once: no shape depends on a drawn value."""
+        """Draw for all slots at once: no shape depends on a drawn value."""
         batch, objects = targets.labels.shape
         shape = (batch, repetitions, objects)
         boxes = targets.boxes
@@ -65,6 +65,9 @@ class ContrastiveDenoising(nn.Module):
     is noised. num_queries=0 switches denoising off.
     """
 
+    name = "denoising"
+    num_source_queries = 0
+
     def __init__(
         self,
         num_classes: int,
@@ -80,12 +83,13 @@ class ContrastiveDenoising(nn.Module):
         self.label_noise, self.box_noise, self.max_objects = label_noise, box_noise, max_objects
         self.label_embed = nn.Embedding(num_classes, embed_dim)
 
-    def forward(
-        self, targets: PaddedTargets, *, noise: DenoisingNoise | None = None
-    ) -> tuple[QueryGroup, Tensor, Tensor]:
-        """Returns the group (of size 0 without objects), its content [B, size, C] and references [B, size, 4].
+    def forward(self, targets: PaddedTargets, queries: Queries, *, noise: DenoisingNoise | None = None) -> Queries:
+        """The denoising group (of size 0 without objects): content [B, size, C] and boxes [B, size, 4].
 
-        noise: the draws, where they are not to be random (tests).
+        Args:
+            targets: the objects.
+            queries: none are taken from the source.
+            noise: the draws, where they are not to be random (tests).
         """
         chosen, picked = choose_objects(targets, self.max_objects)
         objects = chosen.shape[1]
@@ -97,10 +101,14 @@ class ContrastiveDenoising(nn.Module):
         content = self.label_embed(labels) * slot_is_object[..., None]
         positive = torch.arange(2 * groups, device=chosen.device)[:, None] % 2 == 0
         matches = torch.where(slot_is_object & positive, chosen[:, None], -1)
-        group = denoising_group(matches, groups=groups)
         # without objects the embedding still takes part, so that every rank reduces the same gradients
         content = content.flatten(1, 2) + 0 * self.label_embed.weight[0]
-        return group, content, slot_references(boxes, slot_is_object)
+        group = denoising_group(matches, groups=groups)
+        return Queries(content, slot_references(boxes, slot_is_object), (group,))
+
+    def adapt(self, queries: Queries) -> Queries:
+        """The source's queries as they are."""
+        return queries
 
 
 def choose_objects(targets: PaddedTargets, max_objects: int) -> tuple[Tensor, PaddedTargets]:
@@ -123,15 +131,17 @@ def choose_objects(targets: PaddedTargets, max_objects: int) -> tuple[Tensor, Pa
 
 
 def denoising_group(matches: Tensor, *, groups: int) -> QueryGroup:
-    """The group of R repetitions of M objects, int64 [B, R, M] matches; R / groups of them see each other."""
+    """The group of R repetitions of M objects, int64 [B, R, M] matches; R / groups of them see each other.
+
+    Denoising queries also see the matched ones, which do not see them.
+    """
     _, repetitions, objects = matches.shape
     return QueryGroup(
         name="denoising",
         size=repetitions * objects,
-        loss_name="{loss}_dn{stage}",
         matches=matches.flatten(1),
-        copies=max(groups, 1),
         block=repetitions // max(groups, 1) * objects,
+        sees=("matching",),
     )
 
 
@@ -142,22 +152,3 @@ def slot_references(boxes: Tensor, slot_is_object: Tensor) -> Tensor:
     """
     references = inverse_sigmoid(boxes).sigmoid()
     return torch.where(slot_is_object[..., None], references, 0.5).flatten(1, 2)
-
-
-def group_attention_mask(groups: tuple[QueryGroup, ...], device: torch.device) -> Tensor | None:
-    """Which queries must not see which: bool [N, N], True = the row's query may not attend to the column's.
-
-    Each group attends to itself, block by block where it has blocks, and denoising queries also to the matching ones;
-    nothing else crosses. None where there is a single undivided group.
-    """
-    sizes = [group.size for group in groups]
-    if sum(size > 0 for size in sizes) < 2 and all(not group.block for group in groups if group.size):
-        return None
-    owner = torch.cat([torch.full((group.size,), index, device=device) for index, group in enumerate(groups)])
-    blocks = [torch.arange(group.size, device=device) // (group.block or group.size or 1) for group in groups]
-    block = torch.cat(blocks)
-    same = (owner[:, None] == owner) & (block[:, None] == block)
-    names = [group.name for group in groups]
-    if "denoising" in names and "matching" in names:
-        same |= (owner[:, None] == names.index("denoising")) & (owner == names.index("matching"))
-    return ~same

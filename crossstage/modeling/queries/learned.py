@@ -1,38 +1,51 @@
-"""Learned queries (Deformable-DETR)."""
+"""Learned queries whose positions give their reference points (one-stage Deformable-DETR)."""
 
 from torch import nn
 
-from crossstage.modeling.queries.denoising import group_attention_mask
-from crossstage.modeling.queries.one_to_many import OneToMany, matching_groups
-from crossstage.structures import Memory, PaddedTargets, Queries
+from crossstage.modeling.seams import ContentSource
+from crossstage.structures import Memory, Queries, QueryGroup
 
 
 class LearnedQueries(nn.Module):
-    """One-stage Deformable-DETR: learned content and positions; reference points are read from the positions.
+    """Learned content and positions; reference points are read from the positions and keep their gradient.
 
-    The points keep their gradient. one_to_many: H-DETR's hybrid branch, or None.
+    Args:
+        content: makes the contents; None: they are learned together with the positions.
+        extra_queries: further queries for extra groups.
     """
 
-    def __init__(self, *, num_queries: int, embed_dim: int = 256, one_to_many: OneToMany | None = None) -> None:
+    group_names = ("matching",)
+
+    def __init__(
+        self,
+        *,
+        num_queries: int,
+        embed_dim: int = 256,
+        content: ContentSource | None = None,
+        extra_queries: int = 0,
+    ) -> None:
         super().__init__()
-        self.num_queries, self.one_to_many = num_queries, one_to_many
-        total = num_queries + (one_to_many.num_queries if one_to_many else 0)
-        self.embedding = nn.Embedding(total, 2 * embed_dim)  # positions, then content: as in the released weights
+        self.num_queries, self.extra_queries, self.content = num_queries, extra_queries, content
+        # positions, then content: as in the released weights
+        self.embedding = nn.Embedding(num_queries + extra_queries, embed_dim if content else 2 * embed_dim)
         self.reference_points = nn.Linear(embed_dim, 2)
         nn.init.xavier_normal_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
-        """targets: in training; they ask for the one-to-many queries too."""
-        groups = matching_groups(self.num_queries, self.one_to_many if targets is not None else None)
-        count = sum(group.size for group in groups)
-        learned = self.embedding.weight[:count].expand(memory.tokens.shape[0], -1, -1)
-        positions, content = learned.chunk(2, dim=-1)
+    def forward(self, memory: Memory, count: int) -> Queries:
+        """Content and positions [B, count, C], points [B, count, 2]."""
+        learned = self.embedding.weight[:count].expand(len(memory.tokens), -1, -1)
+        losses = None
+        if self.content is None:
+            positions, values = learned.chunk(2, dim=-1)
+        else:
+            content = self.content(memory, count)
+            positions, values, losses = learned, content.values.expand_as(learned), content.losses
         points = self.reference_points(positions)
         return Queries(
-            content=content,
+            content=values,
             references=points.to(memory.valid_ratios.dtype).sigmoid(),
-            groups=groups,
-            attention_mask=group_attention_mask(groups, content.device),
+            groups=(QueryGroup("matching", count),),
             positions=positions,
+            losses=losses,
         )

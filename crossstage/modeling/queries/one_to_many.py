@@ -1,27 +1,31 @@
-"""H-DETR's hybrid branch: further queries in training, several of them for each object."""
+"""H-DETR's hybrid branch: further queries in training, several of them for each object (Jia et al., CVPR 2023)."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from crossstage.structures import QueryGroup
+from torch import nn
+
+from crossstage.structures import PaddedTargets, Queries, QueryGroup
 
 
-@dataclass(frozen=True)
-class OneToMany:
-    """H-DETR's hybrid branch (Jia et al., CVPR 2023): further queries in training, several of them for each object.
+class OneToMany(nn.Module):
+    """Takes the source's extra queries as a group of its own; it and the matched queries do not see each other.
 
-    num_queries: of the branch, behind the matching ones on the query axis; neither kind sees the other.
-    repeats: queries that each object is matched with.
+    How many queries each object gets is its supervision's: `criterion.groups.one_to_many.matcher.copies`.
+
+    Args:
+        num_queries: queries of the branch; the source's `extra_queries` must be as many.
     """
 
-    num_queries: int = 1500
-    repeats: int = 6
+    name = "one_to_many"
 
-    def group(self) -> QueryGroup:
-        """The branch as a group, with losses called `*_one2many`."""
-        return QueryGroup("one_to_many", self.num_queries, "{loss}{stage}_one2many", repeats=self.repeats)
+    def __init__(self, *, num_queries: int) -> None:
+        super().__init__()
+        self.num_source_queries = num_queries
 
+    def forward(self, targets: PaddedTargets, queries: Queries) -> Queries:
+        """The given queries of the source, as the group "one_to_many"."""
+        return replace(queries, groups=(QueryGroup(self.name, queries.content.shape[1]),))
 
-def matching_groups(num_queries: int, one_to_many: OneToMany | None) -> tuple[QueryGroup, ...]:
-    """The matching group, and the one-to-many group where there is one."""
-    matching = QueryGroup("matching", num_queries)
-    return (matching,) if one_to_many is None else (matching, one_to_many.group())
+    def adapt(self, queries: Queries) -> Queries:
+        """The source's queries as they are."""
+        return queries

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.encoders.deformable import token_places
-from crossstage.modeling.queries.denoising import group_attention_mask
-from crossstage.modeling.queries.one_to_many import OneToMany, matching_groups
-from crossstage.structures import GroupOutputs, Memory, PaddedTargets, Queries, QueryGroup, StageOutputs
+from crossstage.modeling.queries.content import Content, LearnedContent
+from crossstage.modeling.seams import ContentSource
+from crossstage.structures import GroupOutputs, Memory, Queries, QueryGroup, StageOutputs
 
 
 def encoder_proposals(memory: Memory, *, base_size: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -38,9 +38,15 @@ def best_tokens(scores: Tensor, usable: Tensor, count: int) -> Tensor:
 class TwoStageQueries(nn.Module):
     """DINO's mixed query selection: boxes from the best encoder tokens, learned content (DINO, section 3.4).
 
-    class_head, box_head: of the encoder's proposals.  denoising: makes the extra group in training, or None.
     The boxes enter the decoder without gradient; the proposals are supervised as a group of their own.
+
+    Args:
+        class_head, box_head: of the encoder's proposals.
+        content: makes the contents; None: one learned vector per query.
+        extra_queries: further queries for extra groups, from the next best tokens.
     """
+
+    group_names = ("matching", "proposals")
 
     def __init__(
         self,
@@ -49,55 +55,54 @@ class TwoStageQueries(nn.Module):
         class_head: nn.Module,
         box_head: nn.Module,
         embed_dim: int = 256,
-        denoising: nn.Module | None = None,
+        content: ContentSource | None = None,
+        extra_queries: int = 0,
     ) -> None:
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.extra_queries = num_queries, extra_queries
         self.project = nn.Linear(embed_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        self.content = nn.Embedding(num_queries, embed_dim)
+        if content is None:
+            content = LearnedContent(num_queries, embed_dim, extra_queries=extra_queries)
+            xavier_uniform_matrices_(content)
         xavier_uniform_matrices_(self)
-        self.class_head, self.box_head, self.denoising = class_head, box_head, denoising
+        self.content, self.class_head, self.box_head = content, class_head, box_head
 
-    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
-        """targets: in training; they ask for denoising queries, which come first on the query axis."""
-        proposals = self.propose(memory)
-        matching = QueryGroup("matching", self.num_queries)
-        groups: tuple[QueryGroup, ...] = (matching,)
-        content = self.content.weight.expand(memory.tokens.shape[0], -1, -1)
-        references = proposals.outputs.boxes[0].detach()
-        if targets is not None and self.denoising is not None:
-            noised, noised_content, noised_references = self.denoising(targets)
-            groups = (noised, matching)
-            content = torch.cat([noised_content.to(content.dtype), content], dim=1)
-            references = torch.cat([noised_references, references], dim=1)
+    def forward(self, memory: Memory, count: int) -> Queries:
+        """Content [B, count, C], boxes [B, count, 4] and the proposals that they are from."""
+        proposals = self.propose(memory, count)
+        content = self.content(memory, count)
         return Queries(
-            content=content,
-            references=references,
-            groups=groups,
-            attention_mask=group_attention_mask(groups, content.device),
+            content=content.values.expand(len(memory.tokens), -1, -1),
+            references=proposals.outputs.boxes[0].detach(),
+            groups=(QueryGroup("matching", count),),
             proposals=proposals,
+            losses=content.losses,
         )
 
-    def propose(self, memory: Memory) -> GroupOutputs:
-        """The `num_queries` best proposals by their best class, with gradient: one stage of outputs."""
+    def propose(self, memory: Memory, count: int) -> GroupOutputs:
+        """The `count` best proposals by their best class, with gradient: one stage of outputs."""
         boxes, usable = encoder_proposals(memory)
         states = self.norm(self.project(memory.tokens * usable[..., None]))
         logits = self.class_head(states).to(boxes.dtype)
-        chosen = best_tokens(logits.amax(dim=-1), usable, self.num_queries)
+        chosen = best_tokens(logits.amax(dim=-1), usable, count)
         states, logits, boxes = (_take(x, chosen) for x in (states, logits, boxes))
         boxes = (self.box_head(states).to(boxes.dtype) + torch.logit(boxes.clamp(0.01, 0.99))).sigmoid()
         outputs = StageOutputs(logits[None], boxes[None], states=states[None])
-        return GroupOutputs(QueryGroup("proposals", self.num_queries, "{loss}_enc"), outputs)
+        return GroupOutputs(QueryGroup("proposals", count), outputs)
 
 
 class ProposalQueries(nn.Module):
     """Two-stage Deformable-DETR (section A.4): the best encoder tokens give boxes, positions and content.
 
-    class_head, box_head: of the encoder's proposals, which are supervised at every token, as objects or not; a token's
-    score is therefore the logit of class 0.  mixed_selection: learned content instead (H-DETR).
-    one_to_many: H-DETR's hybrid branch, whose queries follow the matching ones in the order of scores, or None.
+    Args:
+        class_head, box_head: of the encoder's proposals, which are supervised at every token, as objects or not; a
+            token's score is therefore the logit of class 0, and their supervision is class-agnostic.
+        content: makes the contents (mixed selection: LearnedContent); None: they come from the boxes.
+        extra_queries: further queries for extra groups, from the next best tokens.
     """
+
+    group_names = ("matching", "proposals")
 
     def __init__(
         self,
@@ -106,40 +111,43 @@ class ProposalQueries(nn.Module):
         class_head: nn.Module,
         box_head: nn.Module,
         embed_dim: int = 256,
-        mixed_selection: bool = False,
-        one_to_many: OneToMany | None = None,
+        content: ContentSource | None = None,
+        extra_queries: int = 0,
     ) -> None:
         super().__init__()
-        self.num_queries, self.one_to_many = num_queries, one_to_many
+        self.num_queries, self.extra_queries = num_queries, extra_queries
         self.project = nn.Linear(embed_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
         self.embed_boxes = nn.Linear(2 * embed_dim, 2 * embed_dim)
         self.embed_norm = nn.LayerNorm(2 * embed_dim)
         xavier_uniform_matrices_(self)
-        total = num_queries + (one_to_many.num_queries if one_to_many else 0)
-        self.content = nn.Embedding(total, embed_dim) if mixed_selection else None
-        self.class_head, self.box_head = class_head, box_head
+        self.content, self.class_head, self.box_head = content, class_head, box_head
 
-    def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
-        """targets: in training; they ask for the one-to-many queries too. References carry no gradient."""
-        groups = matching_groups(self.num_queries, self.one_to_many if targets is not None else None)
-        count = sum(group.size for group in groups)
+    def forward(self, memory: Memory, count: int) -> Queries:
+        """Content and positions [B, count, C], boxes [B, count, 4] without gradient; proposals of all tokens."""
         proposals, usable = self.propose(memory)
         chosen = best_tokens(proposals.outputs.logits[0, ..., 0], usable, count)
         references = _take(proposals.outputs.boxes[0], chosen).detach()
-        features = self.embed_boxes.out_features // 4
-        embedded = self.embed_norm(self.embed_boxes(box_sine_embedding(references, features, vertical_first=False)))
-        positions, content = embedded.chunk(2, dim=-1)
-        if self.content is not None:
-            content = self.content.weight[:count].expand_as(content)
+        positions, from_boxes = self._embedded(references)
+        content = Content(from_boxes) if self.content is None else self.content(memory, count)
         return Queries(
-            content=content,
+            content=content.values.expand_as(positions),
             references=references,
-            groups=groups,
-            attention_mask=group_attention_mask(groups, content.device),
+            groups=(QueryGroup("matching", count),),
             positions=positions,
             proposals=proposals,
+            losses=content.losses,
         )
+
+    def positions(self, references: Tensor) -> Tensor:
+        """Query positions of any boxes, those of extra groups: [B, N, 4] -> [B, N, C]."""
+        return self._embedded(references)[0]
+
+    def _embedded(self, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and contents from boxes: [B, N, 4] -> two [B, N, C]."""
+        features = self.embed_boxes.out_features // 4
+        sine = box_sine_embedding(references, features, vertical_first=False)
+        return self.embed_norm(self.embed_boxes(sine)).chunk(2, dim=-1)
 
     def propose(self, memory: Memory) -> tuple[GroupOutputs, Tensor]:
         """Predictions of all M tokens as one stage, and which may become queries: bool [B, M].
@@ -151,8 +159,7 @@ class ProposalQueries(nn.Module):
         starts = torch.logit(boxes.clamp(0.01, 0.99)).masked_fill(~usable[..., None], torch.inf)
         boxes = (self.box_head(states).to(boxes.dtype) + starts).sigmoid()
         outputs = StageOutputs(self.class_head(states).to(boxes.dtype)[None], boxes[None])
-        group = QueryGroup("proposals", boxes.shape[1], "{loss}_enc", class_agnostic=True)
-        return GroupOutputs(group, outputs), usable
+        return GroupOutputs(QueryGroup("proposals", boxes.shape[1]), outputs), usable
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

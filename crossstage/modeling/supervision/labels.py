@@ -1,29 +1,71 @@
-"""From matches to class targets: DETR's rule. `csla` has the cross-stage one."""
+"""Label rules: from matches to class targets. `csla` has the cross-stage one.
+
+A rule takes what is known of a group and returns it with more: `rule(outputs, targets, assignment) -> assignment`.
+The first rule of a supervision sets `labels`; the adjustments after it may change them, and `box_matches` too.
+"""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from crossstage.structures import PaddedTargets, StageOutputs
+from crossstage.layers.boxes import cxcywh_to_xyxy, intersection_and_union
+from crossstage.layers.multi_hot import multi_hot
+from crossstage.structures import Assignment, PaddedTargets, StageOutputs
 
 
-def matched_labels(matches: Tensor, labels: Tensor, *, background: int) -> Tensor:
-    """Class of each query's object, `background` without one. int64 [S, B, N], int64 [B, T] -> int64 [S, B, N]."""
-    if labels.shape[1] == 0:
-        return torch.full_like(matches, background)
-    classes = labels.expand(len(matches), -1, -1).gather(-1, matches.clamp(min=0))
-    return classes.masked_fill(matches < 0, background)
+def matched_labels(matches: Tensor, labels: Tensor) -> Tensor:
+    """Class of each query's object, 0 without one. int64 [S, B, N], int64 [B, T] -> int64 [S, B, N]."""
+    index = matches.clamp(min=0)
+    return labels.expand(len(matches), -1, -1).gather(-1, index) if labels.shape[1] else index
 
 
 class OwnStageLabels:
     """A query is a positive of the class that it was matched with at its own stage (DETR)."""
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
-        """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
-        num_classes = outputs.logits.shape[-1]
-        classes = matched_labels(matches, targets.labels, background=num_classes).flatten()
-        cells = classes.numel() * num_classes
-        # what is none is written behind the end: no index is looked for, no device is waited for
-        first_cell = torch.arange(0, cells, num_classes, device=classes.device)
-        index = torch.where(classes < num_classes, first_cell + classes, cells)
-        positives = torch.zeros(cells + 1, dtype=torch.bool, device=classes.device).index_fill_(0, index, True)
-        return positives[:-1].view(*matches.shape, num_classes)
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        """Set the assignment's labels, bool [S, B, N, K]."""
+        matches = assignment.matches
+        classes = matched_labels(matches, targets.labels)[:, None]
+        labels = multi_hot(classes, (matches >= 0)[:, None], num_classes=outputs.logits.shape[-1])
+        return replace(assignment, labels=labels, label_stages=None)
+
+
+class OverlapTargets:
+    """Replace the 1 of each positive by the IoU of the query's box with the object of that class.
+
+    After `OwnStageLabels` the object is the query's own match. After `csla.CrossStageLabels` several stages may give
+    the same class: the largest IoU counts. IoUs carry no gradient, and are kept above 0, so that a matched query
+    whose box misses its object remains a positive.
+    """
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        """Replace the assignment's labels by numbers in (0, 1] where they are positive: [S, B, N, K]."""
+        if assignment.labels is None:
+            raise ValueError("OverlapTargets changes labels: give a rule that sets them before it")
+        boxes = outputs.boxes.detach()
+        overlap = overlap_with_matches(boxes, assignment.matches, targets.boxes.to(boxes.dtype))
+        stages = assignment.label_stages
+        if stages is None:  # the own stage alone
+            stages = torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)[:, :, None, None]
+        given = (overlap * (stages & (assignment.matches >= 0))).movedim(1, -1)  # [S (i), B, N, S (j)]
+        classes = matched_labels(assignment.matches, targets.labels).movedim(0, -1).expand_as(given)
+        values = torch.zeros_like(outputs.logits.detach(), dtype=boxes.dtype)
+        values = values.scatter_reduce_(-1, classes, given, reduce="amax")
+        least = torch.finfo(boxes.dtype).tiny
+        labels = values.clamp_(min=least, max=1).mul_(assignment.labels > 0)
+        return replace(assignment, labels=labels)
+
+
+def overlap_with_matches(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
+    """IoU of stage i's box with the object that stage j matched; of no meaning where stage j matched none.
+
+    boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N].
+    Returns [S (i), S (j), B, N]; 0 for boxes without area.
+    """
+    if objects.shape[1] == 0:
+        return boxes.new_zeros(len(boxes), *matches.shape)
+    index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
+    matched = objects.expand(len(matches), -1, -1, -1).gather(2, index)
+    shared, covered = intersection_and_union(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(matched)[None])
+    return shared / covered.clamp(min=torch.finfo(covered.dtype).tiny)

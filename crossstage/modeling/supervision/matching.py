@@ -1,10 +1,11 @@
-"""One-to-one matching of queries and objects: one cost for all stages and images, one transfer, one solver.
+"""Matching of queries and objects: one cost for all stages and images, one transfer, one solver.
 
 The cost of a pair is that of DETR (section 3.1) with the focal class cost of Deformable-DETR. Costs are built as
 [S, B, T, N]: contiguous rows of queries are what scipy's solver reads fastest.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from crossstage.errors import NonFiniteError
 from crossstage.layers.boxes import BoxDistance
+from crossstage.modeling.seams import ClassCost, CopiesRule, Matcher
 from crossstage.modeling.stages import of_stage
 from crossstage.structures import PaddedTargets, StageOutputs
 
@@ -47,24 +49,89 @@ def _columns(values: Tensor, labels: Tensor) -> Tensor:
     return values.gather(-1, index).transpose(-1, -2).contiguous()
 
 
-class HungarianMatcher:
-    """Assigns each object to one query, stage by stage and image by image, at the least total cost.
+@dataclass(frozen=True)
+class MatchingProblem:
+    """The costs of some images of a batch, on the device.
 
-    class_cost: FocalClassCost or SoftmaxClassCost.  box_distance: how boxes are compared.  cost_*: weights.
+    Attributes:
+        images: which images.
+        cost: [S, b, T, N], one row per object; rows of padded objects are ignored.
+        copies: int64 [S, b, T], how many queries each object is to get, or None: the matcher knows it without.
+        counts: real objects of each image.
+    """
+
+    images: slice
+    cost: Tensor
+    copies: Tensor | None
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MatchRequest:
+    """One query group to be matched: by whom, and what with what."""
+
+    matcher: Matcher
+    outputs: StageOutputs
+    targets: PaddedTargets
+
+
+def match_together(requests: Sequence[MatchRequest]) -> list[Tensor]:
+    """Match several query groups with one transfer from device to host.
+
+    Returns:
+        int64 [S, B, N] per request: the object's index in its image, or -1.
+
+    Raises:
+        NonFiniteError: if a cost is NaN or infinite; names the stage and the image.
+    """
+    if not requests:
+        return []
+    problems = [request.matcher.problems(request.outputs, request.targets) for request in requests]
+    tensors = [t for group in problems for one in group for t in (one.cost, one.copies) if t is not None]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    host = flat.cpu().numpy().astype(np.float64)  # the step's one device -> host copy: the solver runs on CPU
+    arrays = iter(np.split(host, np.cumsum([tensor.numel() for tensor in tensors])[:-1]))
+    found = []
+    for request, group in zip(requests, problems, strict=True):
+        matches = np.full(request.outputs.logits.shape[:3], -1, dtype=np.int64)
+        for one in group:
+            cost = next(arrays).reshape(one.cost.shape)
+            copies = None if one.copies is None else next(arrays).reshape(one.copies.shape).astype(np.int64)
+            request.matcher.assign(cost, one, copies=copies, out=matches[:, one.images])
+        found.append(torch.from_numpy(matches).to(flat.device, non_blocking=True))
+    return found
+
+
+class HungarianMatcher:
+    """Assigns each object to one query, or to several, stage by stage and image by image, at the least total cost.
+
+    Args:
+        class_cost: FocalClassCost or SoftmaxClassCost.
+        box_distance: how boxes are compared.
+        cost_class, cost_bbox, cost_giou: weights of the three costs.
+        copies: how many queries each object gets: a number (H-DETR); one per stage, the last one for all later
+            stages (hybrid layer matching; StageInteractor, Table 1); or a rule, called as (outputs, targets) ->
+            int64 [S, B, T] on the device. A query still gets one object at most.
     """
 
     def __init__(
         self,
         *,
-        class_cost=None,
+        class_cost: ClassCost | None = None,
         box_distance: BoxDistance | None = None,
         cost_class: float = 2.0,
         cost_bbox: float = 5.0,
         cost_giou: float = 2.0,
+        copies: int | Sequence[int] | CopiesRule = 1,
     ) -> None:
         self.class_cost = FocalClassCost() if class_cost is None else class_cost
         self.box_distance = BoxDistance() if box_distance is None else box_distance
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
+        self.copies = copies
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
+        """Match one set of stages: int64 [S, B, N], see `match_together`."""
+        return match_together([MatchRequest(self, outputs, targets)])[0]
 
     @torch.no_grad()
     def cost(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
@@ -77,39 +144,37 @@ class HungarianMatcher:
             distance, giou = self.box_distance(boxes[:, :, None], targets.boxes.to(dtype)[:, :, None])
             return total.add_(distance, alpha=self.cost_bbox).sub_(giou, alpha=self.cost_giou)
 
-    def __call__(
-        self,
-        predictions: Sequence[StageOutputs],
-        targets: PaddedTargets | Sequence[PaddedTargets],
-        *,
-        repeats: Sequence[int | tuple[int, ...]] | None = None,
-    ) -> list[Tensor]:
-        """Match several sets of stages at once; returns int64 [S, B, N] for each, the object's index or -1.
+    @torch.no_grad()
+    def problems(self, outputs: StageOutputs, targets: PaddedTargets) -> list[MatchingProblem]:
+        """What is to be solved, on the device: the images as one padded block, or one by one."""
+        rule = self.copies if callable(self.copies) else None
+        return [
+            MatchingProblem(images, self.cost(part, own), None if rule is None else rule(part, own), own.counts)
+            for images, part, own in _blocks(outputs, targets)
+        ]
 
-        targets: the objects of all sets, or one PaddedTargets a set.  repeats: how often each set's objects are to be
-        matched (H-DETR: each object with k queries), a number or one for each stage; once by default. Every object of
-        an image is matched so often a stage where there are enough queries. Raises NonFiniteError (a ValueError)
-        naming the stage and the image where a cost is NaN or infinite.
+    def assign(self, cost: np.ndarray, problem: MatchingProblem, *, copies: np.ndarray | None, out: np.ndarray) -> None:
+        """Solve a problem on the host.
+
+        Args:
+            cost: float64 [S, b, T, N].
+            problem: where the cost is from.
+            copies: int64 [S, b, T], where a rule gives them.
+            out: int64 [S, b, N], written: the object's index of each query that gets one.
         """
-        objects_of = [targets] * len(predictions) if isinstance(targets, PaddedTargets) else targets
-        if not predictions:
-            return []
-        sets = list(zip(predictions, objects_of, repeats or [1] * len(predictions), strict=True))
-        blocks = [self.cost(part, images) for outputs, own, _ in sets for _, part, images in _blocks(outputs, own)]
-        flat = torch.cat([block.flatten() for block in blocks])
-        costs = flat.cpu().numpy().astype(np.float64)  # the step's one device -> host copy: the solver runs on CPU
-        matches, start = [], 0
-        for outputs, own, times in sets:
-            stages, batch, queries = outputs.logits.shape[:3]
-            matched = np.full((stages, batch, queries), -1, dtype=np.int64)
-            for images, _, objects in _blocks(outputs, own):
-                shape = (stages, len(objects.counts), objects.labels.shape[1], queries)
-                block = costs[start : start + int(np.prod(shape))].reshape(shape)
-                counts = objects.counts
-                solve_assignment(block, counts, out=matched[:, images], first_image=images.start, repeats=times)
-                start += block.size
-            matches.append(torch.from_numpy(matched).to(flat.device, non_blocking=True))
-        return matches
+        finite = np.isfinite(cost).all()  # at once: the usual answer is yes, and a call costs more than a small stage
+        for image, count in enumerate(problem.counts):
+            for stage in range(len(cost)):
+                own = cost[stage, image, :count]
+                if not finite and not np.isfinite(own).all():
+                    raise NonFiniteError(
+                        f"the matching cost of stage {stage}, image {problem.images.start + image} of the batch is not"
+                        " finite: its predicted logits or boxes, or its targets, hold a NaN or an infinity"
+                    )
+                times = of_stage(self.copies, stage) if copies is None else copies[stage, image, :count]
+                rows = np.repeat(np.arange(count), times)  # each object, as often as it is to get a query
+                chosen, queries = linear_sum_assignment(own[rows])
+                out[stage, image, queries] = rows[chosen]
 
 
 def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, StageOutputs, PaddedTargets]]:
@@ -126,31 +191,3 @@ def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, 
         )
         blocks.append((one, part, own))
     return blocks
-
-
-def solve_assignment(
-    costs: np.ndarray,
-    counts: Sequence[int],
-    *,
-    out: np.ndarray,
-    first_image: int = 0,
-    repeats: int | Sequence[int] = 1,
-) -> None:
-    """Optimal assignment of each stage and image. costs: float64 [S, B, T, N]; out: int64 [S, B, N], written.
-
-    counts: real objects of each image; the rest of T is padding.  repeats: queries that each object is to get, a number
-    or one for each stage.
-    Raises NonFiniteError for a NaN or an infinity.
-    """
-    finite = np.isfinite(costs).all()  # at once: the usual answer is yes, and a call costs more than a small stage
-    for image, count in enumerate(counts):
-        for stage in range(len(costs)):
-            cost = costs[stage, image, :count]
-            if not finite and not np.isfinite(cost).all():
-                raise NonFiniteError(
-                    f"the matching cost of stage {stage}, image {first_image + image} of the batch is not finite:"
-                    " its predicted logits or boxes, or its targets, hold a NaN or an infinity"
-                )
-            times = of_stage(repeats, stage)
-            objects, queries = linear_sum_assignment(cost if times == 1 else np.tile(cost, (times, 1)))
-            out[stage, image, queries] = objects if times == 1 else objects % max(count, 1)

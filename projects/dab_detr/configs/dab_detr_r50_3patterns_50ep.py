@@ -2,5 +2,5 @@
 
 from .dab_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
-model.queries.num_patterns = 3
+model.queries.source.num_patterns = 3
 train.output_dir = "./output/dab_detr_r50_3patterns_50ep"

@@ -2,6 +2,6 @@
 
 from .dab_detr_r50_dc5_50ep import dataloader, lr_multiplier, model, optimizer, train
 
-model.queries.num_patterns = 3
+model.queries.source.num_patterns = 3
 model.encoder.position.temperature = 20
 train.output_dir = "./output/dab_detr_r50_dc5_3patterns_50ep"

@@ -5,11 +5,13 @@ has; query r * M + j belongs to repetition r and object j. The last channel of e
 denoising query (1) or not (0). A label may be drawn as "no object", the content of the queries that are matched.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from crossstage.modeling.queries.denoising import DenoisingNoise, choose_objects, denoising_group, slot_references
-from crossstage.structures import PaddedTargets, QueryGroup
+from crossstage.structures import PaddedTargets, Queries
 
 
 def noised_copies(
@@ -32,6 +34,9 @@ class IndicatorDenoising(nn.Module):
     of num_classes + 1.  max_objects: of an image with more objects, a random choice of so many is noised.
     """
 
+    name = "denoising"
+    num_source_queries = 0
+
     def __init__(
         self,
         num_classes: int,
@@ -47,16 +52,18 @@ class IndicatorDenoising(nn.Module):
         self.label_noise, self.box_noise, self.max_objects = label_noise, box_noise, max_objects
         self.label_embed = nn.Embedding(num_classes + 1, embed_dim - 1)
 
-    def empty_content(self) -> Tensor:
-        """[C]: the embedding of "no object", and indicator 0."""
-        return nn.functional.pad(self.label_embed.weight[-1], (0, 1))
+    def adapt(self, queries: Queries) -> Queries:
+        """Give the source's queries the content of "no object", with indicator 0, on top of their own."""
+        empty = nn.functional.pad(self.label_embed.weight[-1], (0, 1))
+        return replace(queries, content=queries.content + empty)
 
-    def forward(
-        self, targets: PaddedTargets, *, noise: DenoisingNoise | None = None
-    ) -> tuple[QueryGroup, Tensor, Tensor]:
-        """Returns the group (of size 0 without objects), its content [B, size, C] and references [B, size, 4].
+    def forward(self, targets: PaddedTargets, queries: Queries, *, noise: DenoisingNoise | None = None) -> Queries:
+        """The denoising group (of size 0 without objects): content [B, size, C] and boxes [B, size, 4].
 
-        noise: the draws, where they are not to be random (tests).
+        Args:
+            targets: the objects.
+            queries: none are taken from the source.
+            noise: the draws, where they are not to be random (tests).
         """
         chosen, picked = choose_objects(targets, self.max_objects)
         groups = self.num_groups if chosen.shape[1] else 0
@@ -66,4 +73,4 @@ class IndicatorDenoising(nn.Module):
         slot_is_object = picked.valid[:, None].expand(-1, groups, -1)
         content = nn.functional.pad(self.label_embed(labels), (0, 1), value=1.0) * slot_is_object[..., None]
         group = denoising_group(torch.where(slot_is_object, chosen[:, None], -1), groups=groups)
-        return group, content.flatten(1, 2), slot_references(boxes, slot_is_object)
+        return Queries(content.flatten(1, 2), slot_references(boxes, slot_is_object), (group,))

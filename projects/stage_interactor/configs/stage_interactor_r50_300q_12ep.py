@@ -6,5 +6,5 @@ from .stage_interactor_r50_12ep import lr_multiplier, model, optimizer, train
 
 dataloader = get_config("common/recipes/mixer.py").dataloader
 
-model.queries.num_queries = 300
+model.queries.source.num_queries = 300
 train.output_dir = "./output/stage_interactor_r50_300q_12ep"

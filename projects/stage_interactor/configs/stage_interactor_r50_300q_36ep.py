@@ -7,6 +7,6 @@ from .stage_interactor_r50_12ep import model, optimizer, train
 dataloader = get_config("common/recipes/mixer.py").dataloader
 lr_multiplier = get_config("common/recipes/mixer.py").lr_multiplier_36ep
 
-model.queries.num_queries = 300
+model.queries.source.num_queries = 300
 train.max_iter = 270000
 train.output_dir = "./output/stage_interactor_r50_300q_36ep"

@@ -2,5 +2,5 @@
 
 from .stage_interactor_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
-model.queries.num_queries = 500
+model.queries.source.num_queries = 500
 train.output_dir = "./output/stage_interactor_r50_500q_12ep"

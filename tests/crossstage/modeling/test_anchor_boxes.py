@@ -30,7 +30,7 @@ def tiny_node():
     node.encoder.num_layers, node.decoder.num_layers = 1, 2
     node.encoder.position.num_features = WIDTH // 2
     node.encoder.layer.ffn.feedforward_dim = node.decoder.layer.ffn.feedforward_dim = WIDTH
-    node.queries.num_queries = 6
+    node.queries.source.num_queries = 6
     return node
 
 
@@ -94,7 +94,7 @@ def test_a_wide_box_stretches_the_attention_along_x_alone():
 
 def test_each_pattern_goes_with_all_anchors_pattern_by_pattern():
     source = AnchorQueries(num_queries=5, embed_dim=WIDTH, num_patterns=3)
-    queries = source(memory_of(torch.zeros(2, 4, WIDTH), torch.zeros(2, 4, dtype=torch.bool)))
+    queries = source(memory_of(torch.zeros(2, 4, WIDTH), torch.zeros(2, 4, dtype=torch.bool)), 15)
     assert queries.content.shape == (2, 15, WIDTH)
     assert [group.size for group in queries.groups] == [15]
     for pattern in range(3):
@@ -117,12 +117,12 @@ def test_anchors_start_evenly_over_the_image_and_learn():
 def test_every_parameter_takes_part_in_training(counts, plug_in):
     node = tiny_node() if plug_in is None else plug_in(tiny_node())
     detector = random_detector(node).train()
-    losses = detector(image_batch(*counts))
+    losses = detector(image_batch(*counts)).terms
     assert sorted({name.removesuffix("_0") for name in losses}) == ["loss_bbox", "loss_class", "loss_giou"]
     sum(losses.values()).backward()
     learning = {name: parameter.grad for name, parameter in detector.named_parameters() if parameter.requires_grad}
     assert [name for name, gradient in learning.items() if gradient is None or not gradient.isfinite().all()] == []
-    assert learning["queries.anchors.weight"].abs().sum() > 0
+    assert learning["queries.source.anchors.weight"].abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

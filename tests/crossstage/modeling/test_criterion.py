@@ -3,32 +3,23 @@
 import pytest
 import torch
 
-from crossstage.modeling.supervision.criterion import LabelCount, ObjectCount, SetCriterion, mean_over_ranks
+from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.modeling.supervision.labels import OwnStageLabels, matched_labels
 from crossstage.modeling.supervision.losses import SoftmaxClassLoss
 from crossstage.modeling.supervision.matching import HungarianMatcher, SoftmaxClassCost
-from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs, Target
+from crossstage.modeling.supervision.normalizers import LabelCount, ObjectCount, mean_over_ranks
+from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.random_scenes import objects_of, predictions
+from tests.supervisions import WEIGHTS, criterion, supervision
 
-WEIGHTS = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-KINDS = tuple(WEIGHTS)
-
-
-def criterion(**options) -> SetCriterion:
-    return SetCriterion(**{"matcher": HungarianMatcher(), "weights": WEIGHTS, **options})
+KINDS = tuple(f"loss_{kind}" for kind in WEIGHTS)
 
 
 def denoising_group(targets: PaddedTargets, repetitions: int = 2) -> QueryGroup:
     """Every object `repetitions` times, as positives."""
     objects = targets.labels.shape[1]
     order = torch.where(targets.valid, torch.arange(objects), -1)
-    return QueryGroup(
-        "denoising",
-        repetitions * objects,
-        "{loss}_dn{stage}",
-        matches=order.repeat(1, repetitions),
-        copies=repetitions,
-    )
+    return QueryGroup("denoising", repetitions * objects, matches=order.repeat(1, repetitions), block=objects)
 
 
 def three_groups(
@@ -40,7 +31,7 @@ def three_groups(
     return [
         GroupOutputs(noised, predictions(stages, batch, noised.size, dtype=dtype)),
         GroupOutputs(QueryGroup("matching", queries), predictions(stages, batch, queries, dtype=dtype)),
-        GroupOutputs(QueryGroup("proposals", queries, "{loss}_enc"), predictions(1, batch, queries, dtype=dtype)),
+        GroupOutputs(QueryGroup("proposals", queries), predictions(1, batch, queries, dtype=dtype)),
     ]
 
 
@@ -55,7 +46,7 @@ def names(*suffixes: str) -> set[str]:
 
 def test_the_names_of_dino_are_detrexs():
     targets = PaddedTargets.of(objects_of(3, 1))
-    losses = criterion()(three_groups(targets, stages=6), targets)
+    losses = criterion()(three_groups(targets, stages=6), targets).terms
     earlier = [f"_{stage}" for stage in range(5)]
     assert set(losses) == names("", "_enc", "_dn", *earlier, *(f"_dn{suffix}" for suffix in earlier))
     assert len(losses) == 39
@@ -66,12 +57,12 @@ def test_the_names_of_dino_are_detrexs():
 def test_the_number_of_stages_changes_suffixes_alone(stages):
     targets = PaddedTargets.of(objects_of(3, 1))
     groups = three_groups(targets, stages=4)
-    losses = criterion()(groups, targets)
+    losses = criterion()(groups, targets).terms
     fewer = [
         GroupOutputs(part.group, StageOutputs(part.outputs.logits[-stages:], part.outputs.boxes[-stages:]))
         for part in groups
     ]
-    some = criterion()(fewer, targets)
+    some = criterion()(fewer, targets).terms
     assert len(some) == 3 * (2 * stages + 1)
     for stage in range(stages):
         old, new = (f"_{s}" if s < last else "" for s, last in ((stage + 4 - stages, 3), (stage, stages - 1)))
@@ -80,15 +71,48 @@ def test_the_number_of_stages_changes_suffixes_alone(stages):
             torch.testing.assert_close(some[f"{kind}_dn{new}"], losses[f"{kind}_dn{old}"])
 
 
-def test_weights_multiply_and_a_full_name_overrides_its_kind():
+def test_each_group_has_weights_of_its_own():
     targets = PaddedTargets.of(objects_of(3, 1))
     groups = three_groups(targets)
-    plain = criterion(weights=dict.fromkeys(KINDS, 1.0))(groups, targets)
-    weighted = criterion(weights={**WEIGHTS, "loss_class_dn": 0.5, "loss_giou_enc": 0.0})(groups, targets)
-    for name, loss in weighted.items():
-        kind = "_".join(name.split("_")[:2])
-        factor = {"loss_class_dn": 0.5, "loss_giou_enc": 0.0}.get("_".join(name.split("_")[:3]), WEIGHTS[kind])
+    plain = criterion(weights=dict.fromkeys(WEIGHTS, 1.0))(groups, targets).terms
+    own = {"denoising": {"weights": {**WEIGHTS, "class": 0.5}}, "proposals": {"weights": {**WEIGHTS, "giou": 0.0}}}
+    for name, loss in criterion(own)(groups, targets).terms.items():
+        kind, group = name.split("_")[1], (name.split("_") + [""])[2]
+        factor = {("class", "dn"): 0.5, ("giou", "enc"): 0.0}.get((kind, group), WEIGHTS[kind])
         torch.testing.assert_close(loss, factor * plain[name])
+
+
+def test_the_total_is_the_sum_of_the_terms():
+    targets = PaddedTargets.of(objects_of(3, 1))
+    losses = criterion()(three_groups(targets), targets)
+    torch.testing.assert_close(losses.total, sum(losses.terms.values()))
+    assert losses.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"weights": {**WEIGHTS, "bbx": 1.0}}, r"weights\.bbx: there is no such loss\. .* Did you mean bbox\?"),
+        ({"weights": {**WEIGHTS, "loss_class": 1.0}}, r"weights\.loss_class: .* Did you mean class\?"),
+        ({"weights": {"class": 1.0}}, "weights lack bbox, giou; 0 switches a loss off"),
+        ({"names": "dn"}, "names='dn': expected a pattern with {loss}"),
+    ],
+)
+def test_a_weight_or_name_that_means_nothing_is_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        supervision(**changes)
+
+
+def test_a_group_without_supervision_is_named_with_the_nearest():
+    targets = PaddedTargets.of(objects_of(3, 1))
+    wrong = GroupOutputs(QueryGroup("maching", 7), predictions(2, 2, 7))
+    with pytest.raises(ValueError, match=r"no supervision for the query group 'maching'\. .* Did you mean matching\?"):
+        criterion()([wrong], targets)
+
+
+def test_two_groups_may_not_call_their_losses_the_same():
+    with pytest.raises(ValueError, match=r"groups\.b\.names='\{loss\}\{stage\}' is that of a"):
+        SetCriterion(groups={"a": supervision(), "b": supervision()})
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2], ids=["denoising", "matching", "proposals"])
@@ -96,10 +120,10 @@ def test_groups_do_not_mix(changed):
     """transformers #48528: a main loss that also ran over the denoising queries went unnoticed for years."""
     targets = PaddedTargets.of(objects_of(3, 1))
     groups = [detached(part) for part in three_groups(targets)]
-    before = criterion()(groups, targets)
+    before = criterion()(groups, targets).terms
     groups[changed].outputs.logits.neg_()
     groups[changed].outputs.boxes.mul_(0.5)
-    after = criterion()(groups, targets)
+    after = criterion()(groups, targets).terms
     own = {
         0: lambda name: "_dn" in name,
         1: lambda name: "_dn" not in name and "_enc" not in name,
@@ -112,7 +136,7 @@ def test_groups_do_not_mix(changed):
 def test_gradients_do_not_cross_groups():
     targets = PaddedTargets.of(objects_of(3, 1))
     groups = three_groups(targets)
-    losses = criterion()(groups, targets)
+    losses = criterion()(groups, targets).terms
     sum(loss for name, loss in losses.items() if "_dn" not in name and "_enc" not in name).backward()
     for part in groups:
         gradients = part.outputs.logits.grad, part.outputs.boxes.grad
@@ -125,7 +149,7 @@ def test_the_losses_of_a_hand_made_scene():
     targets = PaddedTargets.of([Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.5, 0.5]]))])
     logits = torch.tensor([[[[0.0, 0.0], [0.0, 0.0]]]])
     boxes = torch.tensor([[[[0.5, 0.5, 0.5, 0.25], [0.1, 0.1, 0.1, 0.1]]]])
-    losses = criterion()([GroupOutputs(QueryGroup("matching", 2), StageOutputs(logits, boxes))], targets)
+    losses = criterion()([GroupOutputs(QueryGroup("matching", 2), StageOutputs(logits, boxes))], targets).terms
     log2 = 0.6931471805599453
     assert losses["loss_class"].item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * log2)
     assert losses["loss_bbox"].item() == pytest.approx(5 * 0.25)
@@ -137,8 +161,8 @@ def test_known_matches_are_divided_by_their_copies():
     once, outputs = denoising_group(targets, 1), predictions(2, 2, 2)
     twice = denoising_group(targets, 2)
     doubled = StageOutputs(torch.cat([outputs.logits] * 2, dim=2), torch.cat([outputs.boxes] * 2, dim=2))
-    first = criterion()([GroupOutputs(once, outputs)], targets)
-    second = criterion()([GroupOutputs(twice, doubled)], targets)
+    first = criterion()([GroupOutputs(once, outputs)], targets).terms
+    second = criterion()([GroupOutputs(twice, doubled)], targets).terms
     for name, loss in first.items():
         torch.testing.assert_close(second[name], loss)
 
@@ -146,8 +170,8 @@ def test_known_matches_are_divided_by_their_copies():
 def test_an_all_empty_batch_has_the_same_names_finite_losses_and_gradients():
     some, none = PaddedTargets.of(objects_of(3, 1)), PaddedTargets.of(objects_of(0, 0))
     groups = three_groups(none)
-    losses = criterion()(groups, none)
-    assert list(losses) == list(criterion()(three_groups(some), some))
+    losses = criterion()(groups, none).terms
+    assert list(losses) == list(criterion()(three_groups(some), some).terms)
     for name, loss in losses.items():
         assert loss.isfinite()
         assert (loss == 0) == ("class" not in name or "_dn" in name), name
@@ -165,8 +189,8 @@ def test_the_order_of_images_does_not_matter():
         GroupOutputs(group, StageOutputs(part.outputs.logits[:, order], part.outputs.boxes[:, order]))
         for part, group in zip(groups, [denoising_group(shuffled), groups[1].group, groups[2].group], strict=True)
     ]
-    again = criterion()(moved, shuffled)
-    for name, loss in criterion()(groups, targets).items():
+    again = criterion()(moved, shuffled).terms
+    for name, loss in criterion()(groups, targets).terms.items():
         torch.testing.assert_close(again[name], loss, rtol=0, atol=1e-12)
 
 
@@ -176,7 +200,7 @@ def test_targets_and_predictions_are_not_changed():
     tensors = [targets.labels, targets.boxes, targets.valid, groups[0].group.matches]
     tensors += [tensor for part in groups for tensor in (part.outputs.logits, part.outputs.boxes)]
     before = [tensor.detach().clone() for tensor in tensors]
-    sum(criterion()(groups, targets).values()).backward()
+    criterion()(groups, targets).total.backward()
     assert all(old.equal(new) for old, new in zip(before, tensors, strict=True))
 
 
@@ -191,7 +215,8 @@ def pretend_two_ranks(monkeypatch, other: float) -> None:
 def test_the_normaliser_is_the_mean_over_ranks_at_least_one(monkeypatch, here, there, divisor):
     targets = PaddedTargets.of(objects_of(here))
     pretend_two_ranks(monkeypatch, there)
-    counts = ObjectCount()(targets, labels=None, matches=None, box_matches=None)
+    matches = torch.full((2, 1, 3), -1)
+    counts = ObjectCount()(targets, Assignment(QueryGroup("matching", 3), matches, matches))
     assert [count.item() for count in counts] == [divisor, divisor]
     assert targets.num_objects == here
 
@@ -211,7 +236,7 @@ def test_losses_of_two_ranks_average_to_those_of_one(monkeypatch):
 
     def losses(images: slice) -> dict[str, torch.Tensor]:
         part = StageOutputs(outputs.logits[:, images], outputs.boxes[:, images])
-        return criterion()([GroupOutputs(QueryGroup("matching", 7), part)], PaddedTargets.of(objects[images]))
+        return criterion()([GroupOutputs(QueryGroup("matching", 7), part)], PaddedTargets.of(objects[images])).terms
 
     whole = losses(slice(0, 2))
     pretend_two_ranks(monkeypatch, 1)
@@ -227,7 +252,8 @@ def test_label_count_divides_classes_by_labels_or_matches_and_boxes_by_matches()
     matches = torch.tensor([[[0, 1, -1]], [[0, -1, -1]], [[-1, -1, -1]]])
     labels = torch.zeros(3, 1, 3, 8, dtype=torch.bool)
     labels[0, 0, 0, :5] = True
-    classes, boxes = LabelCount()(targets, labels=labels, matches=matches, box_matches=matches)
+    assignment = Assignment(QueryGroup("matching", 3), matches, matches, labels=labels)
+    classes, boxes = LabelCount()(targets, assignment)
     assert classes.tolist() == [5, 1, 1]
     assert boxes.tolist() == [2, 1, 1]
 
@@ -237,9 +263,11 @@ def test_own_labels_are_one_hot_at_the_matched_class():
         [Target(torch.tensor([3, 0]), torch.rand(2, 4)), Target(torch.tensor([2]), torch.rand(1, 4))]
     )
     matches = torch.tensor([[[1, -1, 0], [-1, 0, -1]]])
-    labels = OwnStageLabels()(predictions(1, 2, 3, classes=4), targets, matches)
+    assignment = Assignment(QueryGroup("matching", 3), matches, matches)
+    labels = OwnStageLabels()(predictions(1, 2, 3, classes=4), targets, assignment).labels
     assert labels.nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 2, 3], [0, 1, 1, 2]]
-    assert matched_labels(matches, targets.labels, background=4).tolist() == [[[0, 4, 3], [4, 2, 4]]]
+    classes = matched_labels(matches, targets.labels)
+    assert classes[matches >= 0].tolist() == [0, 3, 2]
 
 
 def test_detrs_softmax_criterion_fits_the_same_parts():
@@ -247,14 +275,14 @@ def test_detrs_softmax_criterion_fits_the_same_parts():
     softmax = criterion(class_loss=SoftmaxClassLoss(), matcher=HungarianMatcher(class_cost=SoftmaxClassCost()))
     groups = three_groups(targets)
     losses = softmax(groups, targets)
-    assert len(losses) == 21
-    sum(losses.values()).backward()
+    assert len(losses.terms) == 21
+    losses.total.backward()
     assert all(part.outputs.logits.grad.isfinite().all() for part in groups)
 
 
 def test_autocast_does_not_reach_the_losses():
     targets = PaddedTargets.of(objects_of(3, 1))
     groups = three_groups(targets)
-    exact = criterion()(groups, targets)
+    exact = criterion()(groups, targets).terms
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert all(loss.equal(exact[name]) for name, loss in criterion()(groups, targets).items())
+        assert all(loss.equal(exact[name]) for name, loss in criterion()(groups, targets).terms.items())

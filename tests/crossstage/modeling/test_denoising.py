@@ -8,9 +8,9 @@ from crossstage.layers.boxes import cxcywh_to_xyxy
 from crossstage.modeling.queries.denoising import (
     ContrastiveDenoising,
     DenoisingNoise,
-    group_attention_mask,
     noised_objects,
 )
+from crossstage.modeling.queries.joined import group_attention_mask
 from crossstage.structures import PaddedTargets, QueryGroup, Target
 from tests.random_scenes import objects_of
 
@@ -19,6 +19,12 @@ def central_targets(*counts: int, classes: int = 8) -> PaddedTargets:
     """Objects so small and central that no noise reaches the border of the image."""
     boxes = [torch.rand(n, 4) * 0.1 + torch.tensor([0.45, 0.45, 0.05, 0.05]) for n in counts]
     return PaddedTargets.of([Target(torch.randint(0, classes, (len(b),)), b) for b in boxes])
+
+
+def noised(denoising: ContrastiveDenoising, targets: PaddedTargets, **draws) -> tuple[QueryGroup, Tensor, Tensor]:
+    """The group with its content and references."""
+    made = denoising(targets, None, **draws)
+    return made.groups[0], made.content, made.references
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0, 2.0])
@@ -68,10 +74,10 @@ def test_no_box_noise_leaves_boxes_where_they_are():
 @pytest.mark.parametrize("objects", [1, 2, 7, 60, 99, 100, 101, 499, 500, 501, 3000])
 def test_the_group_is_bounded_for_any_number_of_objects(objects):
     denoising = ContrastiveDenoising(8, 4)
-    group, content, references = denoising(central_targets(objects, 1))
+    group, content, references = noised(denoising, central_targets(objects, 1))
     used = min(objects, 500)
     repetitions = max(1, 100 // used)
-    assert (group.size, group.copies, group.block) == (2 * repetitions * used, repetitions, 2 * used)
+    assert (group.size, group.num_blocks, group.block) == (2 * repetitions * used, repetitions, 2 * used)
     assert group.size <= 2 * max(100, used)
     assert content.shape == (2, group.size, 4)
     assert references.shape == (2, group.size, 4)
@@ -85,7 +91,7 @@ def test_of_too_many_objects_a_random_choice_is_noised_and_none_of_the_padding()
     targets = central_targets(9, 2)
     chosen = set()
     for _ in range(20):
-        group, _, _ = ContrastiveDenoising(8, 4, num_queries=3, max_objects=3)(targets)
+        group, _, _ = noised(ContrastiveDenoising(8, 4, num_queries=3, max_objects=3), targets)
         assert group.size == 6
         first, second = (set(row[row >= 0].tolist()) for row in group.matches)
         assert len(first) == 3
@@ -95,17 +101,17 @@ def test_of_too_many_objects_a_random_choice_is_noised_and_none_of_the_padding()
 
 
 def test_positives_know_their_object_and_negatives_are_background():
-    group, _, _ = ContrastiveDenoising(8, 4, num_queries=6)(central_targets(3, 1))
+    group, _, _ = noised(ContrastiveDenoising(8, 4, num_queries=6), central_targets(3, 1))
     nothing = [-1, -1, -1]
     assert group.matches[0].tolist() == [0, 1, 2, *nothing] * 2
     assert group.matches[1].tolist() == [0, -1, -1, *nothing] * 2
-    assert (group.name, group.loss_name) == ("denoising", "{loss}_dn{stage}")
+    assert (group.name, group.sees) == ("denoising", ("matching",))
 
 
 def test_content_embeds_the_noised_label_and_empty_slots_are_neutral():
     denoising = ContrastiveDenoising(8, 4, num_queries=3, label_noise=0.0, box_noise=0.0)
     targets = central_targets(3, 1)
-    group, content, references = denoising(targets)
+    group, content, references = noised(denoising, targets)
     assert content[0, :3].equal(denoising.label_embed(targets.labels[0]))
     torch.testing.assert_close(references[0, 3:6], targets.boxes[0])
     assert content[1, 1:3].count_nonzero() == 0
@@ -115,7 +121,7 @@ def test_content_embeds_the_noised_label_and_empty_slots_are_neutral():
 
 def test_references_stay_off_the_borders_even_where_noise_inverts_a_box():
     targets = PaddedTargets.of(objects_of(50))
-    _, _, references = ContrastiveDenoising(8, 4, box_noise=2.0)(targets)
+    _, _, references = noised(ContrastiveDenoising(8, 4, box_noise=2.0), targets)
     assert references.min() >= 1e-3 - 1e-6
     assert references.max() <= 1 - 1e-3 + 1e-6
 
@@ -124,7 +130,7 @@ def test_references_stay_off_the_borders_even_where_noise_inverts_a_box():
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3)])
 def test_nothing_to_noise_makes_an_empty_group_that_still_reaches_the_embedding(denoising, counts):
     denoising.zero_grad()
-    group, content, references = denoising(central_targets(*counts))
+    group, content, references = noised(denoising, central_targets(*counts))
     if denoising.num_queries and any(counts):
         assert group.size > 0
         return
@@ -140,10 +146,10 @@ def test_recorded_draws_are_used_as_they_are():
     targets = central_targets(3, 2)
     denoising = ContrastiveDenoising(8, 4, num_queries=6)
     noise = DenoisingNoise.draw(targets, 4, 8)
-    first, second = denoising(targets, noise=noise), denoising(targets, noise=noise)
+    first, second = (noised(denoising, targets, noise=noise) for _ in range(2))
     assert first[1].equal(second[1])
     assert first[2].equal(second[2])
-    assert not first[2].equal(denoising(targets)[2])
+    assert not first[2].equal(noised(denoising, targets)[2])
 
 
 def mask_by_the_specification(pad: int, width: int, matching: int) -> Tensor:
@@ -158,13 +164,13 @@ def mask_by_the_specification(pad: int, width: int, matching: int) -> Tensor:
 
 @pytest.mark.parametrize(("counts", "positives"), [((3, 1), 6), ((2, 2), 7), ((5, 0), 3)])
 def test_the_attention_mask_is_dinos(counts, positives):
-    group, _, _ = ContrastiveDenoising(8, 4, num_queries=positives)(central_targets(*counts))
+    group, _, _ = noised(ContrastiveDenoising(8, 4, num_queries=positives), central_targets(*counts))
     groups = (group, QueryGroup("matching", 5))
     expected = mask_by_the_specification(group.size, 2 * max(counts), 5)
     assert group_attention_mask(groups, torch.device("cpu")).equal(expected)
 
 
-def test_groups_without_a_say_about_each_other_are_apart():
+def test_groups_that_do_not_see_each_other_are_apart():
     """H-DETR's branches are blocked in both directions."""
     mask = group_attention_mask((QueryGroup("matching", 2), QueryGroup("one_to_many", 3)), torch.device("cpu"))
     assert mask.equal(torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)) == 0)
@@ -175,3 +181,10 @@ def test_groups_without_a_say_about_each_other_are_apart():
 )
 def test_a_single_group_needs_no_mask(groups):
     assert group_attention_mask(groups, torch.device("cpu")) is None
+
+
+def test_a_group_that_sees_nobody_s_group_is_named():
+    with pytest.raises(ValueError, match="group 'denoising' sees 'matching', but the groups are denoising, maching"):
+        group_attention_mask(
+            (QueryGroup("denoising", 2, sees=("matching",)), QueryGroup("maching", 3)), torch.device("cpu")
+        )

@@ -20,7 +20,7 @@ def doubled(detector: nn.Module) -> nn.Module:
 
 def step(detector: nn.Module, batch) -> dict[str, torch.Tensor]:
     detector.zero_grad()
-    losses = detector.train()(batch)
+    losses = detector.train()(batch).terms
     sum(losses.values()).backward()
     return losses
 
@@ -51,7 +51,7 @@ def test_without_any_object_losses_are_finite_and_every_parameter_has_a_gradient
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (40, 104)])
 def test_an_image_with_fewer_tokens_than_queries_trains_and_evaluates(size):
     node = tiny_dino_node()
-    node.queries.num_queries = 200
+    node.queries.source.num_queries = 200
     node.backbone.frozen_norm = True  # a batch norm itself cannot train on a single cell
     detector = instantiate(node)
     batch = image_batch(2, sizes=(size,))
@@ -104,12 +104,13 @@ def test_detrexs_evaluation_does_depend_on_padding():
 
 def test_padding_in_training_changes_no_loss_of_the_matching_queries():
     detector = local_dino().double().train()
-    detector.queries.denoising = None
+    detector.queries.extra.clear()
     batch = image_batch(2, sizes=(SIZES[0],))
     padded = image_batch(2, sizes=(SIZES[0],), padded=(128, 128))
     pixels = torch.zeros_like(padded.pixels)
     pixels[:, :, :64, :96] = batch.pixels
-    losses, again = detector(batch), detector(replace(padded, pixels=pixels, targets=batch.targets))
+    losses = detector(batch).terms
+    again = detector(replace(padded, pixels=pixels, targets=batch.targets)).terms
     for name, loss in losses.items():
         torch.testing.assert_close(again[name], loss, rtol=1e-9, atol=1e-9)
 
@@ -140,14 +141,14 @@ def test_training_losses_are_the_same_for_the_same_seed():
     runs = []
     for _ in range(2):
         torch.manual_seed(1)
-        runs.append(detector.train()(batch))
+        runs.append(detector.train()(batch).terms)
     assert all(loss.equal(runs[1][name]) for name, loss in runs[0].items())
 
 
 def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32():
     detector, batch = tiny_dino(), image_batch(3, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = detector.train()(batch)
+        losses = detector.train()(batch).terms
         queries, groups = detector.predict(batch, PaddedTargets.of(batch.targets))
     sum(losses.values()).backward()
     assert queries.references.dtype == torch.float32
@@ -191,7 +192,7 @@ def test_the_number_of_stages_is_one_value_of_the_config():
     node = tiny_dino_node()
     node.decoder.num_layers = 4
     losses = instantiate(node)(image_batch(2, 1))
-    assert len(losses) == 3 * (4 + 4 + 1)
+    assert len(losses.terms) == 3 * (4 + 4 + 1)
 
 
 def test_each_stage_starts_from_weights_of_its_own():

@@ -12,15 +12,17 @@ from crossstage.layers.boxes import BoxDistance
 from crossstage.modeling.supervision.matching import (
     FocalClassCost,
     HungarianMatcher,
+    MatchingProblem,
+    MatchRequest,
     SoftmaxClassCost,
-    solve_assignment,
+    match_together,
 )
 from crossstage.structures import PaddedTargets, StageOutputs, Target
 from tests.random_scenes import objects_of, predictions
 
 
 def match(outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
-    return HungarianMatcher()([outputs], targets)[0]
+    return HungarianMatcher()(outputs, targets)
 
 
 def best_by_trying_all(cost: Tensor) -> float:
@@ -105,13 +107,15 @@ def test_no_queries_at_all():
 def test_several_sets_of_stages_are_matched_as_each_alone():
     targets = PaddedTargets.of(objects_of(2, 6))
     parts = [predictions(3, 2, 7), predictions(1, 2, 11)]
-    for ours, part in zip(HungarianMatcher()(parts, targets), parts, strict=True):
+    requests = [MatchRequest(HungarianMatcher(), part, targets) for part in parts]
+    for ours, part in zip(match_together(requests), parts, strict=True):
         assert ours.equal(match(part, targets))
 
 
 @pytest.mark.parametrize("counts", [(3, 3), (1, 9), (0, 0)])
 def test_one_device_to_host_copy_serves_all_stages_images_and_sets(transfers, counts):
-    HungarianMatcher()([predictions(6, 2, 12), predictions(1, 2, 12)], PaddedTargets.of(objects_of(*counts)))
+    targets = PaddedTargets.of(objects_of(*counts))
+    match_together([MatchRequest(HungarianMatcher(), predictions(stages, 2, 12), targets) for stages in (6, 1)])
     assert transfers == ["cpu"]
 
 
@@ -134,9 +138,14 @@ def test_what_is_not_finite_is_named_by_stage_and_image(field, value, counts):
 def test_the_solver_refuses_a_cost_that_is_not_finite_but_not_padding_that_is_not(value):
     costs, matches = np.zeros((2, 2, 3, 4)), np.full((2, 2, 4), -1)
     costs[1, 1, 2, 0] = value
-    solve_assignment(costs, (3, 2), out=matches)  # image 1 has two objects: its third row is padding
+
+    def assign(counts: tuple[int, ...], images: slice) -> None:
+        problem = MatchingProblem(images, torch.from_numpy(costs), None, counts)
+        HungarianMatcher().assign(costs, problem, copies=None, out=matches)
+
+    assign((3, 2), slice(0, 2))  # image 1 has two objects: its third row is padding
     with pytest.raises(NonFiniteError, match="stage 1, image 6 of the batch"):
-        solve_assignment(costs, (3, 3), out=matches, first_image=5)
+        assign((3, 3), slice(5, 7))
 
 
 @pytest.mark.parametrize("value", [200.0, -200.0, INFINITY, -INFINITY])

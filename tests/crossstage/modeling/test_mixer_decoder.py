@@ -123,7 +123,7 @@ def test_the_number_of_stages_is_one_number(name: str, stages: int):
     targets = PaddedTargets.of(objects_of(3, 0, dtype=torch.float64))
     outputs = model.decoder(queries, memory_of(maps, SIZES))
     assert outputs.boxes.shape == (stages, 2, 7, 4)
-    (matches,) = model.criterion.matcher([outputs], [targets])
+    matches = model.criterion.groups["matching"].matcher(outputs, targets)
     assert (matches >= 0).sum(-1).tolist() == [[3, 0]] * stages
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from crossstage.layers.mlp import BoxHead, ClassHead
 from crossstage.modeling.queries.denoising import ContrastiveDenoising
+from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.queries.two_stage import TwoStageQueries, best_tokens, encoder_proposals
 from crossstage.structures import Levels, Memory, PaddedTargets
 from tests.random_scenes import objects_of
@@ -28,13 +29,9 @@ def memory_of(valid: tuple[int, int] = (8, 12), *, shapes=SHAPES, batch: int = 2
     return Memory(tokens, torch.cat([m.flatten(1) for m in masks], 1), levels, torch.stack(ratios, 1))
 
 
-def selection(count: int, *, channels: int = 16, denoising=None) -> TwoStageQueries:
+def selection(count: int, *, channels: int = 16) -> TwoStageQueries:
     queries = TwoStageQueries(
-        num_queries=count,
-        class_head=ClassHead(channels, 5),
-        box_head=BoxHead(channels),
-        embed_dim=channels,
-        denoising=denoising,
+        num_queries=count, class_head=ClassHead(channels, 5), box_head=BoxHead(channels), embed_dim=channels
     )
     for parameter in queries.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -96,14 +93,14 @@ def test_cells_at_the_border_of_a_very_fine_level_are_not_usable():
 @pytest.mark.parametrize("count", [5, 126, 300])
 def test_the_number_of_queries_is_constant_and_padding_is_none_of_them(count):
     memory, queries = memory_of((4, 8)), selection(count)
-    made = queries(memory)
+    made = queries(memory, count)
     assert made.content.shape == (2, count, 16)
     assert made.references.shape == (2, count, 4)
     assert [group.size for group in made.groups] == [made.proposals.group.size] == [count]
     changed = Memory(
         memory.tokens.masked_fill(memory.mask[..., None], 50.0), memory.mask, memory.levels, memory.valid_ratios
     )
-    again = queries(changed)
+    again = queries(changed, count)
     assert again.references.equal(made.references)
     assert again.proposals.outputs.logits.equal(made.proposals.outputs.logits)
 
@@ -111,7 +108,7 @@ def test_the_number_of_queries_is_constant_and_padding_is_none_of_them(count):
 def test_padding_gets_no_gradient_from_the_proposals():
     memory, queries = memory_of((4, 8)), selection(300)
     memory.tokens.requires_grad_()
-    outputs = queries(memory).proposals.outputs
+    outputs = queries(memory, 300).proposals.outputs
     (outputs.logits.sum() + outputs.boxes.sum()).backward()
     assert memory.tokens.grad[memory.mask].count_nonzero() == 0
     assert (memory.tokens.grad[~memory.mask] != 0).any(-1).all()
@@ -120,7 +117,7 @@ def test_padding_gets_no_gradient_from_the_proposals():
 def test_references_carry_no_gradient_into_the_encoder_and_proposals_do():
     memory, queries = memory_of(), selection(5)
     memory.tokens.requires_grad_()
-    made = queries(memory)
+    made = queries(memory, 5)
     assert not made.references.requires_grad
     assert made.references.equal(made.proposals.outputs.boxes[0].detach())
     made.content.sum().backward()
@@ -129,17 +126,18 @@ def test_references_carry_no_gradient_into_the_encoder_and_proposals_do():
 
 
 def test_proposals_come_best_first():
-    logits = selection(9)(memory_of()).proposals.outputs.logits[0]
+    logits = selection(9)(memory_of(), 9).proposals.outputs.logits[0]
     assert logits.amax(-1).diff(dim=1).le(0).all()
 
 
 def test_denoising_queries_come_first_in_training_and_not_at_all_without_targets():
-    queries = selection(5, denoising=ContrastiveDenoising(5, 16, num_queries=4))
+    queries = JoinedQueries(source=selection(5), extra=[ContrastiveDenoising(5, 16, num_queries=4)])
     targets = PaddedTargets.of(objects_of(2, 1, classes=5))
     made = queries(memory_of(), targets)
     assert [(group.name, group.size) for group in made.groups] == [("denoising", 8), ("matching", 5)]
     assert made.content.shape[1] == made.references.shape[1] == made.attention_mask.shape[0] == 13
-    assert made.content[:, 8:].equal(queries.content.weight.expand(2, -1, -1))
+    assert made.content[:, 8:].equal(queries.source.content.weight.expand(2, -1, -1))
     assert [group.name for group in queries(memory_of()).groups] == ["matching"]
     assert queries(memory_of()).attention_mask is None
-    assert [group.name for group in selection(5)(memory_of(), targets).groups] == ["matching"]
+    plain = JoinedQueries(source=selection(5))(memory_of(), targets)
+    assert [group.name for group in plain.groups] == ["matching"]

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from crossstage.config import LazyConfig
+from crossstage.modeling.supervision.labels import OwnStageLabels
 from csla import CrossStageLabels
 from tests.foreign_names import PROJECTS, detector_and_table, foreign_shapes, parameter_counts, reached_names
 
@@ -35,7 +36,7 @@ def test_the_recipe_is_detrexs(name: str):
     dropouts = {layer.ffn.dropout, layer.self_attn.dropout, layer.cross_attn.dropout}
     dropouts |= {config.model.encoder.layer.ffn.dropout, config.model.encoder.layer.self_attn.dropout}
     assert dropouts == {0.1}
-    assert config.model.criterion.weights == {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    assert config.model.criterion.groups.matching.weights == {"class": 1.0, "bbox": 5.0, "giou": 2.0}
     assert config.model.decoder.look_forward_twice is False
 
 
@@ -45,7 +46,7 @@ def test_csla_is_the_only_difference_of_its_config(name: str):
         OmegaConf.to_container(LazyConfig.load(str(CONFIGS / f"{name}{suffix}.py")), resolve=False)
         for suffix in ("", "_csla")
     )
-    assert other["model"]["criterion"].pop("labels") == {"_target_": CrossStageLabels}
-    plain["model"]["criterion"].pop("labels")
+    rules = [config["model"]["criterion"]["groups"]["matching"].pop("labels") for config in (other, plain)]
+    assert [rule["_target_"] for rule in rules] == [CrossStageLabels, OwnStageLabels]
     assert other["train"].pop("output_dir") == plain["train"].pop("output_dir") + "_csla"
     assert plain == other

@@ -43,7 +43,7 @@ def test_a_checkpoint_goes_to_detrex_and_back():
     state = {name: value for name, value in detector.state_dict().items() if not name.startswith("backbone.")}
     theirs = table.to_foreign(state)
     assert theirs["class_embed.2.weight"] is theirs["transformer.decoder.class_embed.2.weight"]
-    assert theirs["class_embed.2.weight"] is state["queries.class_head.weight"]
+    assert theirs["class_embed.2.weight"] is state["queries.source.class_head.weight"]
     assert theirs["bbox_embed.1.layers.0.bias"] is state["decoder.box_heads.1.layers.0.bias"]
     back = table.to_native(theirs)
     assert set(back) == set(state)

@@ -25,8 +25,8 @@ def plain(node) -> dict:
 @pytest.mark.parametrize("base", BASES)
 def test_csla_is_the_only_difference_of_its_config(base):
     ours, theirs = plain(load(f"{base}_csla")), plain(load(base))
-    assert ours["model"]["criterion"].pop("labels") == {"_target_": CrossStageLabels}
-    assert theirs["model"]["criterion"].pop("labels") == {"_target_": OwnStageLabels}
+    rules = [config["model"]["criterion"]["groups"]["matching"].pop("labels") for config in (ours, theirs)]
+    assert [rule["_target_"] for rule in rules] == [CrossStageLabels, OwnStageLabels]
     folders = [config["train"].pop("output_dir") for config in (ours, theirs)]
     assert folders == [f"./output/{base}_csla", f"./output/{base}"]
     assert ours == theirs
@@ -34,14 +34,14 @@ def test_csla_is_the_only_difference_of_its_config(base):
 
 def test_the_model_is_detrexs():
     model = load("dino_r50_4scale_12ep").model
-    sizes = (model.num_classes, model.embed_dim, model.queries.num_queries, model.postprocess.num_select)
+    sizes = (model.num_classes, model.embed_dim, model.queries.source.num_queries, model.postprocess.num_select)
     assert sizes == (80, 256, 900, 300)
     assert (model.encoder.num_layers, model.decoder.num_layers, model.neck.num_levels) == (6, 6, 4)
     assert (model.backbone.frozen_norm, model.backbone.frozen_stages) == (True, 1)
-    denoising = model.queries.denoising
+    denoising = model.queries.extra[0]
     assert (denoising.num_queries, denoising.label_noise, denoising.box_noise) == (100, 0.5, 1.0)
-    assert model.criterion.weights == {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-    matcher = model.criterion.matcher
+    assert model.criterion.groups.matching.weights == {"class": 1.0, "bbox": 5.0, "giou": 2.0}
+    matcher = model.criterion.groups.matching.matcher
     assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou) == (2.0, 5.0, 2.0)
 
 

@@ -6,6 +6,7 @@ from crossstage.projects.dn_detr.modeling.denoising import IndicatorDenoising, n
 
 from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.modeling.queries.denoising import DenoisingNoise
+from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.structures import Levels, Memory, PaddedTargets, Target
 from tests.random_scenes import objects_of
 
@@ -40,8 +41,9 @@ def test_the_whole_ratio_of_labels_is_redrawn_and_may_be_no_object():
 
 def test_copies_know_their_objects_and_empty_slots_hold_nothing():
     denoising = IndicatorDenoising(CLASSES, 16, num_groups=4)
-    group, content, references = denoising(PaddedTargets.of(objects_of(3, 1)))
-    assert (group.size, group.copies, group.block) == (12, 4, 3)
+    made = denoising(PaddedTargets.of(objects_of(3, 1)), None)
+    (group,), content, references = made.groups, made.content, made.references
+    assert (group.size, group.num_blocks, group.block) == (12, 4, 3)
     assert group.matches[0].tolist() == [0, 1, 2] * 4
     assert group.matches[1].tolist() == [0, -1, -1] * 4
     filled = group.matches >= 0
@@ -51,20 +53,22 @@ def test_copies_know_their_objects_and_empty_slots_hold_nothing():
 
 
 def test_no_more_objects_than_the_bound_are_noised():
-    group, *_ = IndicatorDenoising(CLASSES, 16, num_groups=2, max_objects=4)(PaddedTargets.of(objects_of(9, 2)))
+    denoising = IndicatorDenoising(CLASSES, 16, num_groups=2, max_objects=4)
+    (group,) = denoising(PaddedTargets.of(objects_of(9, 2)), None).groups
     assert group.size == 8
     assert sorted(set(group.matches[1].tolist())) == [-1, 0, 1]
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (2, 0)])
 def test_matching_queries_carry_no_object_and_never_see_copies(counts):
-    source = AnchorQueries(num_queries=5, embed_dim=16, denoising=IndicatorDenoising(CLASSES, 16, num_groups=3))
+    denoising = IndicatorDenoising(CLASSES, 16, num_groups=3)
+    joined = JoinedQueries(source=AnchorQueries(num_queries=5, embed_dim=16), extra=[denoising])
     tokens = torch.zeros(2, 4, 16)
     memory = Memory(tokens, None, Levels.of([(2, 2)], like=tokens))
-    queries = source(memory, PaddedTargets.of(objects_of(*counts)))
+    queries = joined(memory, PaddedTargets.of(objects_of(*counts)))
     copies = 3 * max(counts)
     assert [group.size for group in queries.groups] == [copies, 5]
-    assert queries.content[:, copies:, :-1].equal(source.denoising.label_embed.weight[-1].expand(2, 5, -1))
+    assert queries.content[:, copies:, :-1].equal(denoising.label_embed.weight[-1].expand(2, 5, -1))
     assert queries.content[:, copies:, -1].abs().max() == 0
     if copies == 0:
         assert queries.attention_mask is None
@@ -73,5 +77,5 @@ def test_matching_queries_carry_no_object_and_never_see_copies(counts):
     assert not queries.attention_mask[:copies, copies:].any()
     blocks = ~queries.attention_mask[:copies, :copies]
     assert blocks.equal(torch.block_diag(*[torch.ones(2, 2)] * 3).bool())
-    plain = source(memory)
+    plain = joined(memory)
     assert plain.references.equal(queries.references[:, copies:])

@@ -39,17 +39,17 @@ def test_the_one_stage_model_has_a_name_for_each_tensor_too():
 def test_the_recipe_is_detrexs(name: str):
     config = load(name)
     assert config.train.max_iter == RECIPES[name]
-    queries = config.model.queries
-    assert (queries.num_queries, queries.one_to_many.num_queries, queries.one_to_many.repeats) == (300, 1500, 6)
+    source, branch = config.model.queries.source, config.model.criterion.groups.one_to_many
+    assert (source.num_queries, source.extra_queries, branch.matcher.copies) == (300, 1500, 6)
     assert config.model.decoder.look_forward_twice is True
     assert config.model.decoder.layer.ffn.feedforward_dim == 2048
-    assert config.model.criterion.weights == {"loss_class": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    assert config.model.criterion.groups.matching.weights == {"class": 2.0, "bbox": 5.0, "giou": 2.0}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_csla_changes_the_labels_alone(name: str):
     plain, other = load(name), load(f"{name}_csla")
-    assert other.model.criterion.labels._target_ is CrossStageLabels
-    other.model.criterion.labels = plain.model.criterion.labels
+    assert other.model.criterion.groups.matching.labels._target_ is CrossStageLabels
+    other.model.criterion.groups.matching.labels = plain.model.criterion.groups.matching.labels
     other.train.output_dir = plain.train.output_dir
     assert other == plain

@@ -3,11 +3,12 @@
 from crossstage.config import LazyCall as L
 from crossstage.config import get_config
 from crossstage.layers.mlp import BoxHead
+from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.queries.learned import LearnedQueries
 
 model = get_config("common/models/deformable.py").model
 
-model.queries = L(LearnedQueries)(num_queries=300, embed_dim="${..embed_dim}")
+model.queries = L(JoinedQueries)(source=L(LearnedQueries)(num_queries=300, embed_dim="${up:embed_dim}"), extra=[])
 model.decoder.update(
     look_forward_twice=False,
     first_box_head=L(BoxHead)(embed_dim="${...embed_dim}", initial_size=-2.0),

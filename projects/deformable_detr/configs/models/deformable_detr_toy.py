@@ -5,3 +5,4 @@ from crossstage.config import get_config
 from .deformable_detr_r50_two_stage import model
 
 model.merge_with(get_config("common/models/toy.py").deformable)
+model.criterion.groups.proposals.weights["class"] = 2.0

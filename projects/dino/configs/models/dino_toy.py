@@ -5,4 +5,6 @@ from crossstage.config import get_config
 from .dino_r50 import model
 
 model.merge_with(get_config("common/models/toy.py").deformable)
-model.queries.denoising.num_queries = 12
+model.queries.extra[0].num_queries = 12
+model.criterion.groups.denoising.weights["class"] = 2.0
+model.criterion.groups.proposals.weights["class"] = 2.0

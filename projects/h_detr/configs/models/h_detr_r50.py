@@ -2,20 +2,33 @@
 
 from crossstage.config import LazyCall as L
 from crossstage.config import get_config
+from crossstage.config.like import like
 from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.queries.content import LearnedContent
+from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.queries.one_to_many import OneToMany
 from crossstage.modeling.queries.two_stage import ProposalQueries
 
 model = get_config("common/models/deformable.py").model
 
-model.queries = L(ProposalQueries)(
-    num_queries=300,
-    class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
-    box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
-    embed_dim="${..embed_dim}",
-    mixed_selection=True,
-    one_to_many=L(OneToMany)(num_queries=1500, repeats=6),
+model.queries = L(JoinedQueries)(
+    source=L(ProposalQueries)(
+        num_queries=300,
+        extra_queries=1500,
+        class_head=L(ClassHead)(embed_dim="${up:embed_dim}", num_classes="${up:num_classes}"),
+        box_head=L(BoxHead)(embed_dim="${up:embed_dim}"),
+        embed_dim="${up:embed_dim}",
+        content=L(LearnedContent)(
+            num_queries="${up:num_queries}", embed_dim="${up:embed_dim}", extra_queries="${up:extra_queries}"
+        ),
+    ),
+    extra=[L(OneToMany)(num_queries="${up:source.extra_queries}")],
 )
 model.decoder.look_forward_twice = True
-# a weight `loss_<kind>_one2many` is the paper's lambda times the plain one: lambda is 1, so none is set
-model.criterion.weights.loss_class = 2.0
+
+_matching = model.criterion.groups.matching
+_matching.weights["class"] = 2.0
+model.criterion.groups.proposals = like(_matching, names="{loss}_enc", class_agnostic=True)
+# the paper's lambda: a factor on the weights of the branch; it is 1
+model.criterion.groups.one_to_many = like(_matching, names="{loss}{stage}_one2many")
+model.criterion.groups.one_to_many.matcher.copies = 6

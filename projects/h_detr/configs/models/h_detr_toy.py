@@ -5,4 +5,5 @@ from crossstage.config import get_config
 from .h_detr_r50 import model
 
 model.merge_with(get_config("common/models/toy.py").deformable)
-model.queries.one_to_many.update(num_queries=80, repeats=3)
+model.queries.source.extra_queries = 80
+model.criterion.groups.one_to_many.matcher.copies = 3

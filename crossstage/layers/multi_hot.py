@@ -1,0 +1,28 @@
+"""Multi-hot class targets without searching for indices."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
+    """Mark the classes of the sources that are kept.
+
+    What is not kept is written to one extra cell at the end, which is dropped: this avoids `nonzero()`, which would
+    synchronise with the device.
+
+    Args:
+        classes: int64, broadcast with `keep`; the class that source j would give to place i. Unused where not kept.
+        keep: bool [I, J, ...], whether place i takes the class of source j.
+        num_classes: K.
+
+    Returns:
+        bool [I, ..., K].
+    """
+    shape = (keep.shape[0], *keep.shape[2:])
+    cells = math.prod(shape) * num_classes
+    first_cell = torch.arange(0, cells, num_classes, device=keep.device).view(shape)[:, None]
+    index = torch.where(keep, first_cell + classes, cells)
+    targets = torch.zeros(cells + 1, dtype=torch.bool, device=keep.device)
+    return targets.index_fill_(0, index.flatten(), True)[:-1].view(*shape, num_classes)
