@@ -182,6 +182,15 @@ def test_query_positions_are_made_in_padded_coordinates_as_the_released_models_d
     torch.testing.assert_close(decoder.query_positions.seen, padded.detach())
 
 
+def test_queries_without_positions_of_any_kind_are_an_error():
+    queries, memory = decoder_scene()
+    decoder = decoder_of(1)
+    decoder.query_positions = None
+    with pytest.raises(ValueError, match=r"decoder\.query_positions=None and Queries\.positions=None"):
+        decoder(queries, memory)
+    assert decoder(replace(queries, positions=torch.zeros(2, 5, 8)), memory).num_stages == 1
+
+
 @pytest.mark.parametrize("twice", [True, False])
 def test_look_forward_twice_lets_a_stages_boxes_reach_the_stage_before(twice):
     queries, memory = decoder_scene()
