@@ -19,7 +19,7 @@ from crossstage.layers.position_vector import (
     vectors_to_corners,
 )
 from crossstage.modeling.decoders.mixer import BoxState, MixerDecoder, NormedHead, OverlapAttention, refine
-from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.encoders.none import NoEncoder
 from crossstage.modeling.neck import pyramid
 from crossstage.structures import Memory, PaddedTargets, Queries, QueryGroup
 from tests.random_scenes import boxes_inside, objects_of

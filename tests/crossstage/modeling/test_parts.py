@@ -11,7 +11,7 @@ from crossstage.errors import InputError
 from crossstage.layers.mlp import FFN, BoxHead, ClassHead
 from crossstage.modeling.backbone import TimmBackbone, freeze_stages
 from crossstage.modeling.decoders.deformable import BoxQueryPositions, DeformableDecoder
-from crossstage.modeling.encoders.deformable import token_places, valid_ratios
+from crossstage.modeling.encoders.tokens import token_places, valid_ratios
 from crossstage.modeling.neck import ChannelMapper, nearest_mask
 from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 from crossstage.structures import Levels, Memory, Queries, QueryGroup
