@@ -152,7 +152,7 @@ class BoxState:
 
 def refine(
     state: BoxState,
-    layer: MixerLayer,
+    layer: nn.Module,
     class_head: nn.Module,
     box_head: nn.Module,
     moves: Moves,
@@ -167,7 +167,7 @@ def refine(
 
     Args:
         state: content and boxes of the step before.
-        layer: one stage.
+        layer: MixerLayer, called with its keywords.
         class_head: [B, N, C] -> logits [B, N, K].
         box_head: [B, N, C] -> offsets [B, N, 4].
         moves: how offsets move a box (IsotropicMoves, SideMoves).
