@@ -72,18 +72,51 @@ def multi_head_attention(
     return attended.transpose(1, 2).flatten(-2)
 
 
-class ConditionalSelfAttention(nn.Module):
-    """Self-attention whose content and position have projections of their own (Conditional DETR; DAB-DETR, fig. 5)."""
+class _ConditionalAttention(nn.Module):
+    """Attention whose content and position have projections of their own (Conditional DETR; DAB-DETR, fig. 5).
 
-    def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
+    A subclass builds the projections of its queries and then calls `_add_projections`: the order in which parameters
+    are built is that of the optimizer's state in a checkpoint.
+    """
+
+    def __init__(self, *, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
-        self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
+
+    def _add_projections(self, embed_dim: int) -> None:
+        """Build the projections of keys, values and the output."""
         self.key_content_proj = nn.Linear(embed_dim, embed_dim)
         self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *, identity: Tensor, **masks: Tensor | None) -> Tensor:
+        """Attention over projected queries and keys, added to `identity`.
+
+        Args:
+            query: [B, N, H * d], projected.
+            key: [B, M, H * d], projected.
+            value: [B, M, C], not yet projected.
+            identity: [B, N, C].
+            masks: attention_mask, padding_mask.
+
+        Returns:
+            [B, N, C].
+        """
+        dropout = self.dropout if self.training else 0.0
+        value = self.value_proj(value)
+        attended = multi_head_attention(query, key, value, num_heads=self.num_heads, dropout=dropout, **masks)
+        return identity + self.out_proj(attended)
+
+
+class ConditionalSelfAttention(_ConditionalAttention):
+    """Conditional self-attention: content and position of the queries are projected apart and added."""
+
+    def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__(num_heads=num_heads, dropout=dropout)
+        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self._add_projections(embed_dim)
 
     def forward(
         self,
@@ -95,19 +128,17 @@ class ConditionalSelfAttention(nn.Module):
         identity: Tensor | None = None,
     ) -> Tensor:
         """query, position: [B, N, C] -> [B, N, C], residual included. Masks: True = not attended."""
-        attended = multi_head_attention(
+        return self._attend(
             self.query_content_proj(query) + self.query_pos_proj(position),
             self.key_content_proj(query) + self.key_pos_proj(position),
-            self.value_proj(query),
-            num_heads=self.num_heads,
+            query,
+            identity=query if identity is None else identity,
             attention_mask=attention_mask,
             padding_mask=padding_mask,
-            dropout=self.dropout if self.training else 0.0,
         )
-        return (query if identity is None else identity) + self.out_proj(attended)
 
 
-class ConditionalCrossAttention(nn.Module):
+class ConditionalCrossAttention(_ConditionalAttention):
     """Cross-attention that matches content with content and sine position with position, head by head.
 
     first_stage: the first decoder layer also adds the query's and the key's position to their content.
@@ -116,15 +147,11 @@ class ConditionalCrossAttention(nn.Module):
     def __init__(
         self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0, first_stage: bool = False
     ) -> None:
-        super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        super().__init__(num_heads=num_heads, dropout=dropout)
         self.query_content_proj = nn.Linear(embed_dim, embed_dim)
         self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if first_stage else None
         self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
-        self.key_content_proj = nn.Linear(embed_dim, embed_dim)
-        self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self._add_projections(embed_dim)
 
     def forward(
         self,
@@ -144,15 +171,13 @@ class ConditionalCrossAttention(nn.Module):
         if self.query_pos_proj is not None:
             query_content = query_content + self.query_pos_proj(position)
             key_content = key_content + key_place
-        attended = multi_head_attention(
+        return self._attend(
             self._side_by_side(query_content, self.query_pos_sine_proj(sine_position)),
             self._side_by_side(key_content, key_place),
-            self.value_proj(key if value is None else value),
-            num_heads=self.num_heads,
+            key if value is None else value,
+            identity=query if identity is None else identity,
             padding_mask=padding_mask,
-            dropout=self.dropout if self.training else 0.0,
         )
-        return (query if identity is None else identity) + self.out_proj(attended)
 
     def _side_by_side(self, content: Tensor, place: Tensor) -> Tensor:
         """Content and position of each head next to each other: two [B, N, C] -> [B, N, 2 * C], head-major."""

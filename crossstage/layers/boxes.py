@@ -69,6 +69,19 @@ def inverse_sigmoid(values: Tensor, *, eps: float = 1e-3) -> Tensor:
     return torch.log(values.clamp(min=eps) / (1 - values).clamp(min=eps))
 
 
+def refine_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
+    """Move boxes by predicted offsets: the offsets are added to the logits of the boxes (Deformable-DETR, A.4).
+
+    Args:
+        boxes: [..., 4], normalised cxcywh.
+        offsets: [..., 4], as a box head predicts them; 0 moves nothing.
+
+    Returns:
+        [..., 4] in (0, 1), in the dtype of `boxes`. Gradients flow to both arguments.
+    """
+    return (offsets.to(boxes.dtype) + inverse_sigmoid(boxes)).sigmoid()
+
+
 class BoxDistance:
     """L1 distance and GIoU of boxes, as matching costs and box losses both need them.
 

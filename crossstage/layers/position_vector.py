@@ -4,21 +4,50 @@
 width = 2^(z - r / 2) and height = 2^(z + r / 2). Features are sampled at (x, y, z), where z chooses the level.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from crossstage.layers.boxes import box_area
 from crossstage.layers.position import sine_embedding
 
 
-def to_position_vectors(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Normalised cxcywh [B, N, 4] of images of (width, height) [B, 2] pixels -> (x, y, z, r) [B, N, 4].
+def to_position_vectors(boxes: Tensor, image_sizes: Tensor, *, least_side: float = 0.0) -> Tensor:
+    """Position vectors of normalised boxes.
 
-    A side of no length has the least length that its dtype knows, so that its logarithm is a number.
+    Args:
+        boxes: normalised cxcywh, [B, N, 4].
+        image_sizes: (width, height) of each image in pixels, [B, 2].
+        least_side: pixels added to each side before its logarithm.
+
+    Returns:
+        (x, y, z, r), [B, N, 4]. Finite also for a side of length 0.
     """
     extent = image_sizes[:, None]
-    centre, size = boxes[..., :2] * extent, (boxes[..., 2:] * extent).clamp(min=torch.finfo(boxes.dtype).tiny)
-    width, height = size.log2().unbind(-1)
+    return _vectors(boxes[..., :2] * extent, boxes[..., 2:] * extent, least_side)
+
+
+def corners_to_vectors(corners: Tensor, *, least_side: float = 0.0) -> Tensor:
+    """Position vectors of corners (x1, y1, x2, y2) in pixels, [..., 4] -> [..., 4].
+
+    Swapped corners give the same vector as sorted ones. least_side: pixels added to each side before its logarithm.
+    """
+    low, high = corners[..., :2], corners[..., 2:]
+    return _vectors((low + high) / 2, (high - low).abs(), least_side)
+
+
+def _vectors(centre: Tensor, size: Tensor, least_side: float) -> Tensor:
+    """Centre and size in pixels, two [..., 2] -> (x, y, z, r) [..., 4]."""
+    # a side of length 0 becomes the smallest number of its dtype, so that its logarithm is finite
+    width, height = (size + least_side).clamp(min=torch.finfo(size.dtype).tiny).log2().unbind(-1)
     return torch.cat([centre, torch.stack([(width + height) / 2, height - width], dim=-1)], dim=-1)
+
+
+def vectors_to_corners(vectors: Tensor) -> Tensor:
+    """(x, y, z, r) [..., 4] -> corners (x1, y1, x2, y2) in pixels, [..., 4]."""
+    centre, half = vectors[..., :2], vector_sizes(vectors) / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def vector_sizes(vectors: Tensor) -> Tensor:
@@ -36,6 +65,10 @@ def position_vector_embedding(vectors: Tensor, embed_dim: int) -> Tensor:
     """Sine embedding of (x, y, z, r): [..., 4] -> [..., embed_dim], a quarter for each; x and y count 1000 pixels."""
     scaled = torch.cat([vectors[..., :2] / 1000, vectors[..., 2:]], dim=-1)
     return sine_embedding(scaled, embed_dim // 4, dtype=torch.float32).flatten(-2)
+
+
+Moves = Callable[[Tensor, Tensor], Tensor]
+"""How offsets move a box: vectors [..., 4], offsets [..., 4] -> vectors [..., 4]."""
 
 
 class IsotropicMoves:
@@ -58,11 +91,20 @@ def _moved(vectors: Tensor, offsets: Tensor) -> Tensor:
     return vectors[..., 2:] + offsets[..., 2:]
 
 
-def overlap_with_row(vectors: Tensor) -> Tensor:
-    """Share of box i that box j covers, [B, N (i), N (j)], of (x, y, z, r) [B, N, 4] (AdaMixer, eq. 3)."""
-    centre, half = vectors[..., :2], vector_sizes(vectors) / 2
-    low, high = (centre - half), (centre + half)
+def overlap_with_row(corners: Tensor, areas: Tensor | None = None) -> Tensor:
+    """Share of the row's box that the column's box covers (AdaMixer, eq. 3).
+
+    Args:
+        corners: (x1, y1, x2, y2) in pixels, [B, N, 4]. They may be swapped, as noise leaves them: an area counts at
+            least 1e-6 square pixels and a shared side at least 0.
+        areas: [B, N] of the boxes, where the sizes are known: differences of corners are less exact for a small box
+            far from the origin. None computes the areas from the corners.
+
+    Returns:
+        [B, N, N]; entry (i, j) is the share of box i that box j covers.
+    """
+    low, high = corners[..., :2], corners[..., 2:]
     shared = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])
     width, height = shared.clamp(min=0).unbind(-1)
-    area = (2 * half).prod(-1).clamp(min=1e-6)
-    return width * height / area[..., None]
+    areas = box_area(corners) if areas is None else areas
+    return width * height / areas.clamp(min=1e-6)[..., None]

@@ -1,6 +1,7 @@
 """The parts of a detector, in the order of the data flow.
 
-detector (the whole), backbone, neck, encoders, queries, decoders (transformer: their layer), supervision, postprocess.
+seams (what a part of each kind is given and returns), detector (the whole), backbone, neck, encoders, queries, decoders
+(transformer: their layer), supervision, postprocess.
 `crossstage.structures` says what flows between them.
 """
 

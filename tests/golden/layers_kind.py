@@ -229,25 +229,43 @@ def _check_focal(b: _Blocks) -> None:
         b.comparison.check(f"focal.{case}.grad", logits.grad, relative=True)
 
 
-def _check_linear_stacks(b: _Blocks) -> None:
+def _check_mlp(b: _Blocks) -> None:
+    weights = b.weights_of("mlp")
+    matrices = [value for name, value in sorted(weights.items()) if name.endswith("weight")]
+    hidden, width = matrices[0].shape
+    module = MLP(width, hidden, matrices[-1].shape[0], len(matrices))
+    module.load_state_dict(weights)
+    b.comparison.check("mlp.output", module(b.inputs["block.query"]))
+
+
+def _check_ffn(b: _Blocks) -> None:
+    weights = NameTable(_FFN_NAMES).to_native(b.weights_of("ffn"))
+    hidden, width = weights["layers.0.weight"].shape
+    depth = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
+    module = FFN(width, hidden, num_layers=depth, activation=_activation(b.meta["ffn"]))
+    module.load_state_dict(weights)
     query = b.inputs["block.query"]
-    for block, inputs in (("mlp", MLP), ("ffn", FFN)):
-        weights = b.weights_of(block)
-        if block == "ffn":
-            weights = NameTable(
-                [("layers.{i}.0.{p}", "layers.{i}.{p}"), ("layers.{i}.{p}", "layers.{i}.{p}")]
-            ).to_native(weights)
-        matrices = [value for name, value in sorted(weights.items()) if name.endswith("weight")]
-        hidden, width = matrices[0].shape
-        depth = len(matrices)
-        if inputs is MLP:
-            module = MLP(width, hidden, matrices[-1].shape[0], depth)
-        else:
-            module = FFN(width, hidden, num_layers=depth)
-        module.load_state_dict(weights)
-        b.comparison.check(f"{block}.output", module(query))
-        if block == "ffn":
-            b.comparison.check("ffn.output_with_identity", module(query, identity=b.inputs["block.query_pos"]))
+    b.comparison.check("ffn.output", module(query))
+    b.comparison.check("ffn.output_with_identity", module(query, identity=b.inputs["block.query_pos"]))
+
+
+_FFN_NAMES = [
+    ("layers.{i}.0.{p}", "layers.{i}.{p}"),
+    ("layers.{i}.1.{p}", "activation.{p}"),
+    ("layers.{i}.{p}", "layers.{i}.{p}"),
+]
+_ACTIVATIONS = {name.lower(): getattr(nn, name) for name in nn.modules.activation.__all__}
+
+
+def _activation(text: str) -> nn.Module:
+    """The activation that a text of meta.json names, as in "3 linear layers, activation GELU"; ReLU if it names none.
+
+    Raises ValueError for an activation that torch.nn does not have.
+    """
+    named = [word for word in re.findall(r"\w+", text) if word.lower() in _ACTIVATIONS]
+    if not named and "activation" in text:
+        raise ValueError(f"meta.json, ffn: {text!r}: expected the name of an activation of torch.nn, such as ReLU")
+    return _ACTIVATIONS[named[0].lower()]() if named else nn.ReLU()
 
 
 def _levels(b: _Blocks, block: str, like: Tensor) -> Levels:
@@ -365,7 +383,8 @@ _SECTIONS: dict[str, Callable[[_Blocks], None]] = {
     "match.": _check_match,
     "criterion.": _check_criterion,
     "focal.": _check_focal,
-    "mlp.": _check_linear_stacks,
+    "mlp.": _check_mlp,
+    "ffn.": _check_ffn,
     "msda_core.": _check_msda_core,
     "msda.": _check_msda,
     "neck.": _check_neck,

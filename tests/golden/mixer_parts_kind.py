@@ -29,7 +29,7 @@ from crossstage.layers.position_vector import (
 from crossstage.layers.sampling import level_weights, sample_pyramid
 from crossstage.modeling.decoders.adaptive_mixing import AdaptiveMixing
 from crossstage.modeling.decoders.point_sampler import PointSampler, offset_points, scale_centres
-from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.encoders.none import NoEncoder
 from crossstage.modeling.neck import SharedNormMapper, pyramid
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.structures import Levels, Memory

@@ -1,5 +1,6 @@
 """The reference's tensors, met to 1e-9: in this process for each folder, and through the command that users type."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,57 @@ def test_one_changed_number_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
     failing = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| NO")]
     assert failing[0].startswith(f"csla_two_classes | {tensor} | ")
     assert failing[1].startswith("csla_two_classes | 132 tensors | ")
+
+
+def changed_copy(name: str, to: Path, *, meta: dict, **tensors: dict[str, torch.Tensor]) -> Path:
+    """A copy of a folder with other entries in meta.json, and other tensors in <file>.safetensors."""
+    folder = to / name
+    shutil.copytree(DATA / name, folder)
+    (folder / "meta.json").write_text(json.dumps(GoldenFolder(folder).meta | meta))
+    for file, changed in tensors.items():
+        save_file(load_file(folder / f"{file}.safetensors") | changed, folder / f"{file}.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("activation", ["GELU", "Tanh", "PReLU"])
+def test_the_activation_of_a_feed_forward_block_is_the_one_that_meta_names(tmp_path: Path, activation: str):
+    torch.set_default_dtype(torch.float64)
+    stored = GoldenFolder(DATA / "layers")
+    module = getattr(torch.nn, activation)()
+    shared = [f"ffn.{name}.weight" for name in ("activation", "layers.0.1", "layers.1.1")]  # one parameter, three names
+    slopes = {name: parameter.detach().clone() for name in shared for parameter in module.parameters()}
+    query = hidden = stored.inputs()["block.query"]
+    for layer in ("0.0", "1.0", "2"):
+        weight, bias = (stored.weights[f"ffn.layers.{layer}.{part}"] for part in ("weight", "bias"))
+        hidden = torch.nn.functional.linear(hidden, weight, bias)
+        hidden = hidden if layer == "2" else module(hidden).detach()
+    expected = {"ffn.output": query + hidden, "ffn.output_with_identity": stored.inputs()["block.query_pos"] + hidden}
+    meta = {"ffn": stored.meta["ffn"].replace("ReLU", activation)}
+    folder = changed_copy("layers", tmp_path, meta=meta, expected=expected, weights=slopes)
+    assert [row for row in command.compare(folder) if not row.ok] == []
+
+
+def test_an_unknown_activation_is_an_error(tmp_path: Path):
+    torch.set_default_dtype(torch.float64)
+    folder = changed_copy("layers", tmp_path, meta={"ffn": "3 linear layers, activation Snake"})
+    with pytest.raises(ValueError, match="activation Snake': expected the name of an activation"):
+        command.compare(folder)
+
+
+def test_unweighted_losses_of_the_one_to_many_branch_hold_its_lambda(tmp_path: Path):
+    """As in detrex, which multiplies them by lambda before and divides nothing by it afterwards."""
+    torch.set_default_dtype(torch.float64)
+    stored = GoldenFolder(DATA / "h_deformable_detr")
+    changed = {}
+    for case in stored.cases:
+        branch = {name: 2.5 * loss for name, loss in stored.expected(case).items() if name.endswith("_one2many")}
+        weighted = sum(loss for name, loss in branch.items() if name.startswith("loss_weighted"))
+        changed[f"expected{case}"] = branch | {"total_loss": stored.expected(case)["total_loss"] + 0.6 * weighted}
+    meta = {"hyper_parameters": stored.meta["hyper_parameters"] | {"lambda_one2many": 2.5}}
+    rows = command.compare(changed_copy("h_deformable_detr", tmp_path, meta=meta, **changed))
+    losses = [row for row in rows if "loss" in row.name]
+    assert len([row for row in losses if "one2many" in row.name]) == 2 * 2 * 9
+    assert [row for row in losses if not row.ok] == []
 
 
 def test_a_tensor_that_nobody_compares_fails(tmp_path: Path):

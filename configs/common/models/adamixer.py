@@ -9,7 +9,7 @@ from crossstage.layers.mlp import FFN
 from crossstage.modeling.backbone import FixedStatistics, TimmBackbone
 from crossstage.modeling.decoders.mixer import MixerDecoder, MixerLayer, NormedHead, OverlapAttention
 from crossstage.modeling.detector import Detector
-from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.encoders.none import NoEncoder
 from crossstage.modeling.neck import SharedNormMapper
 from crossstage.modeling.postprocess import TopK
 from crossstage.modeling.queries.boxes import BoxQueries

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.config import instantiate
-from crossstage.layers.boxes import inverse_sigmoid
+from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.decoders.deformable import BoxQueryPositions
@@ -73,11 +73,11 @@ class ConditionalDecoder(nn.Module):
         boxes, states = [references], []
         for stage, layer in enumerate(self.layers):
             content = self._attend(layer, content, references, queries, memory, first_stage=stage == 0)
-            boxes.append(self._moved(content, references))
+            boxes.append(refine_boxes(references, self.box_head(content)))
             references = boxes[-1].detach()
             states.append(self.norm(content))
         stacked = torch.stack(states)
-        predicted = self._moved(stacked, torch.stack(boxes[:-1]))
+        predicted = refine_boxes(torch.stack(boxes[:-1]), self.box_head(stacked))
         logits = self.class_head(stacked).to(predicted.dtype)
         return StageOutputs(logits, predicted, states=stacked, references=torch.stack(boxes[1:]))
 
@@ -104,7 +104,3 @@ class ConditionalDecoder(nn.Module):
                 "padding_mask": None if self.attends_to_padding else memory.mask,
             },
         )
-
-    def _moved(self, states: Tensor, references: Tensor) -> Tensor:
-        """References as the box head moves them: [..., C], [..., 4] -> [..., 4]."""
-        return (self.box_head(states).to(references.dtype) + inverse_sigmoid(references)).sigmoid()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossstage.config import instantiate
-from crossstage.layers.boxes import inverse_sigmoid
+from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.structures import Memory, Queries, StageOutputs
@@ -30,6 +30,52 @@ class BoxQueryPositions(nn.Module):
 def as_boxes(references: Tensor) -> Tensor:
     """Points [B, N, 2] become boxes [B, N, 4] whose size is still open: its logits are 0. Boxes stay as they are."""
     return references if references.shape[-1] == 4 else F.pad(references, (0, 2), value=0.5)
+
+
+def attend(
+    layer: nn.Module,
+    content: Tensor,
+    references: Tensor,
+    *,
+    memory: Memory,
+    query_positions: nn.Module | None = None,
+    positions: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
+    """One stage of attention: queries read each other, then the memory around their references.
+
+    The refined boxes are then `refine_boxes(as_boxes(references), box_head(content))`. Nothing is detached here: the
+    caller decides which gradients go from stage to stage.
+
+    Args:
+        layer: TransformerLayer with deformable cross-attention.
+        content: [B, N, C].
+        references: boxes [B, N, 4] or points [B, N, 2] of the unpadded image.
+        memory: the tokens to read, with their valid ratios.
+        query_positions: makes positions [B, N, C] from boxes [B, N, 4]; None uses `positions`.
+        positions: [B, N, C], the same at every stage.
+        attention_mask: bool [N, N], True = the row's query may not attend to the column's.
+
+    Returns:
+        The updated content, [B, N, C].
+
+    Raises:
+        ValueError: if there are neither query_positions nor positions.
+    """
+    ratios = torch.cat([memory.valid_ratios] * (references.shape[-1] // 2), dim=-1)
+    per_level = references[:, :, None] * ratios[:, None]  # [B, N, L, 2 or 4], in coordinates of each padded level
+    if query_positions is not None:
+        positions = query_positions(per_level[:, :, 0])
+    if positions is None:
+        raise ValueError(
+            "decoder.query_positions=None and Queries.positions=None, but attention needs query positions. Give the "
+            "decoder query_positions=BoxQueryPositions(embed_dim), or use a query source that sets Queries.positions"
+        )
+    return layer(
+        content,
+        self_attn={"position": positions, "attention_mask": attention_mask},
+        cross_attn={"position": positions, "memory": memory, "references": per_level},
+    )
 
 
 class DeformableDecoder(nn.Module):
@@ -72,38 +118,30 @@ class DeformableDecoder(nn.Module):
         content, references = queries.content, queries.references
         starts, states, refined = [as_boxes(references)], [], []
         for stage, layer in enumerate(self.layers):
-            content = self._attend(layer, content, references, queries, memory)
+            content = attend(
+                layer,
+                content,
+                references,
+                memory=memory,
+                query_positions=self.query_positions,
+                positions=queries.positions,
+                attention_mask=queries.attention_mask,
+            )
             states.append(self.norm(content))
             if self.refine:
-                offsets = self.box_heads[stage](content).to(references.dtype)
-                box = (offsets + inverse_sigmoid(as_boxes(references))).sigmoid()
-                references = box.detach()
-                starts.append(box if self.look_forward_twice else references)
+                boxes = refine_boxes(as_boxes(references), self.box_heads[stage](content))
+                references = boxes.detach()
+                starts.append(boxes if self.look_forward_twice else references)
             else:
                 starts.append(starts[0])
             refined.append(starts[-1] if self.refine else references)
         return self.predict(torch.stack(states), torch.stack(starts[:-1]), torch.stack(refined))
 
-    def _attend(
-        self, layer: nn.Module, content: Tensor, references: Tensor, queries: Queries, memory: Memory
-    ) -> Tensor:
-        """One stage: [B, N, C] -> [B, N, C]. References turn into coordinates of each padded level."""
-        scale = torch.cat([memory.valid_ratios] * (references.shape[-1] // 2), dim=-1)
-        per_level = references[:, :, None] * scale[:, None]
-        position = queries.positions if self.query_positions is None else self.query_positions(per_level[:, :, 0])
-        return layer(
-            content,
-            self_attn={"position": position, "attention_mask": queries.attention_mask},
-            cross_attn={"position": position, "memory": memory, "references": per_level},
-        )
-
     def predict(self, states: Tensor, starts: Tensor, refined: Tensor) -> StageOutputs:
         """Heads over all stages. states: [S, B, N, C]; starts: [S, B, N, 4], the boxes that each stage began from."""
-        dtype = starts.dtype
-        logits = self._read(self.class_heads, states)
-        offsets = self._read(self.box_heads, states)
-        boxes = (offsets.to(dtype) + inverse_sigmoid(starts)).sigmoid()
-        return StageOutputs(logits.to(dtype), boxes, states=states, references=refined)
+        logits = self._read(self.class_heads, states).to(starts.dtype)
+        boxes = refine_boxes(starts, self._read(self.box_heads, states))
+        return StageOutputs(logits, boxes, states=states, references=refined)
 
     @staticmethod
     def _read(heads: nn.ModuleList, states: Tensor) -> Tensor:

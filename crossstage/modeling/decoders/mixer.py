@@ -1,6 +1,7 @@
 """The decoder of the AdaMixer family: attention that knows overlaps, sampling around boxes, mixing, refinement."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from crossstage.layers.attention import multi_head_attention
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position_vector import (
     IsotropicMoves,
+    Moves,
     overlap_with_row,
     position_vector_embedding,
     to_normalised_boxes,
     to_position_vectors,
+    vector_sizes,
+    vectors_to_corners,
 )
 from crossstage.modeling.stages import at_stage
 from crossstage.structures import Memory, Queries, StageOutputs
@@ -38,11 +42,32 @@ class OverlapAttention(nn.Module):
         if zero_output_bias:
             nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content: Tensor, vectors: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
-        """content: [B, N, C], vectors (x, y, z, r): [B, N, 4].  attention_mask: bool [N, N], True = not attended."""
+    def forward(
+        self,
+        content: Tensor,
+        vectors: Tensor,
+        *,
+        corners: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Let the queries read each other.
+
+        Args:
+            content: [B, N, C].
+            vectors: (x, y, z, r), [B, N, 4]; embedded as positions.
+            corners: (x1, y1, x2, y2) in pixels, [B, N, 4], whose overlaps count; None uses those of `vectors`.
+            attention_mask: bool [N, N], True = not attended.
+
+        Returns:
+            [B, N, C].
+        """
         with torch.no_grad():
             place = position_vector_embedding(vectors, content.shape[-1]).to(content.dtype)
-            log_overlap = (overlap_with_row(vectors) + 1e-7).log()
+            if corners is None:
+                overlap = overlap_with_row(vectors_to_corners(vectors), vector_sizes(vectors).prod(-1))
+            else:
+                overlap = overlap_with_row(corners)
+            log_overlap = (overlap + 1e-7).log()
         placed = content + place
         bias = log_overlap[:, None] * self.overlap_scale[:, None, None].to(log_overlap.dtype)
         if attention_mask is not None:
@@ -69,11 +94,25 @@ class MixerLayer(nn.Module):
         vectors: Tensor,
         *,
         memory: Memory,
+        corners: Tensor | None = None,
         bank: tuple[Any, ...] = (),
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """content: [B, N, C], vectors: [B, N, 4].  bank: filters of earlier stages. Returns content and the bank."""
-        content = self.attention_norm(self.attention(content, vectors, attention_mask=attention_mask))
+        """Update the queries' content.
+
+        Args:
+            content: [B, N, C].
+            vectors: (x, y, z, r), [B, N, 4].
+            memory: the feature pyramid to sample.
+            corners: (x1, y1, x2, y2) in pixels, [B, N, 4], for the attention; None uses those of `vectors`.
+            bank: filters of earlier stages.
+            attention_mask: bool [N, N], True = not attended.
+
+        Returns:
+            Content [B, N, C], and the bank with what this stage adds to it.
+        """
+        content = self.attention(content, vectors, corners=corners, attention_mask=attention_mask)
+        content = self.attention_norm(content)
         features = self.sampler(content, vectors, memory)
         content, bank = self.mixing(content, features, bank)
         content = self.mixing_norm(content)
@@ -95,30 +134,119 @@ class NormedHead(nn.Sequential):
         nn.init.constant_(last.bias, 0.0 if prior is None else -math.log((1 - prior) / prior))
 
 
+@dataclass(frozen=True)
+class BoxState:
+    """What one refinement step hands to the next.
+
+    Attributes:
+        content: [B, N, C].
+        vectors: boxes as (x, y, z, r) in pixels (`crossstage.layers.position_vector`), [B, N, 4].
+        corners: the same boxes as (x1, y1, x2, y2) in pixels, [B, N, 4]. They differ from those of the vectors only
+            after noise, which may swap them. None: the corners of the vectors.
+    """
+
+    content: Tensor
+    vectors: Tensor
+    corners: Tensor | None = None
+
+
+def refine(
+    state: BoxState,
+    layer: nn.Module,
+    class_head: nn.Module,
+    box_head: nn.Module,
+    moves: Moves,
+    *,
+    memory: Memory,
+    bank: tuple[Any, ...] = (),
+    attention_mask: Tensor | None = None,
+) -> tuple[BoxState, Tensor, tuple[Any, ...]]:
+    """One refinement step: the layer updates the content, the heads read it, the boxes move.
+
+    The step starts from detached boxes, so that gradients go from step to step through the content alone.
+
+    Args:
+        state: content and boxes of the step before.
+        layer: MixerLayer, called with its keywords.
+        class_head: [B, N, C] -> logits [B, N, K].
+        box_head: [B, N, C] -> offsets [B, N, 4].
+        moves: how offsets move a box (IsotropicMoves, SideMoves).
+        memory: the feature pyramid to sample.
+        bank: filters of earlier stages.
+        attention_mask: bool [N, N], True = the row's query may not attend to the column's.
+
+    Returns:
+        The new state, logits [B, N, K] in the dtype of the boxes, and the bank with what this step adds to it.
+    """
+    vectors = state.vectors.detach()
+    corners = None if state.corners is None else state.corners.detach()
+    content, bank = layer(
+        state.content, vectors, memory=memory, corners=corners, bank=bank, attention_mask=attention_mask
+    )
+    logits = class_head(content).to(vectors.dtype)
+    moved = moves(vectors, box_head(content).to(vectors.dtype))
+    return BoxState(content, moved), logits, bank
+
+
+def _check_references(references: Tensor) -> None:
+    """Raise ValueError for references that the mixer decoder cannot refine."""
+    if references.shape[-1] != 4:
+        raise ValueError(
+            f"Queries.references have shape {tuple(references.shape)}, but MixerDecoder refines boxes [B, N, 4]. Use a "
+            "query source that gives boxes, for example BoxQueries or TwoStageQueries"
+        )
+    if references.requires_grad:
+        raise ValueError(
+            "Queries.references require gradients, but MixerDecoder detaches boxes before each step: learned boxes "
+            "would never change. Use a query source whose boxes are not learned, for example BoxQueries"
+        )
+
+
 class MixerDecoder(nn.Module):
     """S stages, each with its own heads; boxes go from stage to stage without gradient, contents with it.
 
     layer, class_head, box_head: config nodes, built once a stage (give this class's node `_recursive_=False`); every
     `stage` value inside the layer's node becomes the stage's index.  moves: how offsets refine a box.
+    least_side: pixels added to the sides of the queries' boxes before their logarithm.
     """
 
-    def __init__(self, layer, *, num_layers: int, class_head, box_head, moves=None) -> None:
+    def __init__(self, layer, *, num_layers: int, class_head, box_head, moves=None, least_side: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(instantiate(at_stage(layer, stage=stage)) for stage in range(num_layers))
         self.class_heads = nn.ModuleList(instantiate(class_head) for _ in range(num_layers))
         self.box_heads = nn.ModuleList(instantiate(box_head) for _ in range(num_layers))
         self.moves = IsotropicMoves() if moves is None else instantiate(moves)
+        self.least_side = least_side
 
     def forward(self, queries: Queries, memory: Memory) -> StageOutputs:
-        """Queries [B, N, C] with boxes [B, N, 4], memory with image sizes -> the predictions of S stages."""
-        content, bank = queries.content, ()
-        vectors = to_position_vectors(queries.references, memory.image_sizes)
-        states, logits, moved = [], [], []
+        """Refine the queries stage by stage.
+
+        Args:
+            queries: content [B, N, C] and boxes [B, N, 4], without gradient.
+            memory: the feature pyramid, with image sizes.
+
+        Returns:
+            The predictions of S stages.
+
+        Raises:
+            ValueError: if the references are points, or learned: the first step would detach them.
+        """
+        _check_references(queries.references)
+        vectors = to_position_vectors(queries.references, memory.image_sizes, least_side=self.least_side)
+        state, bank = BoxState(queries.content, vectors), ()
+        states, logits = [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
-            content, bank = layer(content, vectors, memory=memory, bank=bank, attention_mask=queries.attention_mask)
-            states.append(content)
-            logits.append(class_head(content).to(vectors.dtype))
-            moved.append(self.moves(vectors, box_head(content).to(vectors.dtype)))
-            vectors = moved[-1].detach()
-        boxes = to_normalised_boxes(torch.stack(moved), memory.image_sizes)
-        return StageOutputs(torch.stack(logits), boxes, states=torch.stack(states))
+            state, scores, bank = refine(
+                state,
+                layer,
+                class_head,
+                box_head,
+                self.moves,
+                memory=memory,
+                bank=bank,
+                attention_mask=queries.attention_mask,
+            )
+            states.append(state)
+            logits.append(scores)
+        boxes = to_normalised_boxes(torch.stack([state.vectors for state in states]), memory.image_sizes)
+        return StageOutputs(torch.stack(logits), boxes, states=torch.stack([state.content for state in states]))

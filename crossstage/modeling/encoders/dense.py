@@ -1,11 +1,13 @@
 """The dense encoder: one feature map becomes tokens that have all read each other (DETR; DAB-DETR, section 4)."""
 
-from torch import Tensor, nn
+from dataclasses import replace
+
+from torch import nn
 
 from crossstage.config import instantiate
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
-from crossstage.modeling.encoders.deformable import valid_ratios
-from crossstage.structures import FeaturePyramid, Levels, Memory
+from crossstage.modeling.encoders.tokens import pyramid_memory
+from crossstage.structures import FeaturePyramid, Memory
 
 
 class DenseEncoder(nn.Module):
@@ -25,21 +27,15 @@ class DenseEncoder(nn.Module):
 
     def forward(self, pyramid: FeaturePyramid) -> Memory:
         """One map [B, C, h, w] -> memory of M = h * w tokens. Raises ValueError for more levels than one."""
-        (features,), (mask,) = pyramid.maps, pyramid.masks
-        tokens, padding = _tokens(features), mask.flatten(1)
-        positions = _tokens(self.position(mask, dtype=self.position_scale.layers[0].weight.dtype))
+        if len(pyramid.maps) != 1:
+            raise ValueError(
+                f"DenseEncoder reads a pyramid of one level, but this one has {len(pyramid.maps)}. Use a neck of one "
+                "level (SingleLevelProjection), or DeformableEncoder"
+            )
+        dtype = self.position_scale.layers[0].weight.dtype
+        memory = pyramid_memory(pyramid, [self.position(mask, dtype=dtype) for mask in pyramid.masks])
         for layer in self.layers:
-            scaled = positions * self.position_scale(tokens)
-            tokens = layer(tokens, self_attn={"position": scaled, "padding_mask": padding})
-        return Memory(
-            tokens=tokens,
-            mask=padding,
-            levels=Levels.of(pyramid.shapes, like=positions),
-            valid_ratios=valid_ratios(pyramid.masks, dtype=positions.dtype),
-            positions=positions,
-        )
-
-
-def _tokens(features: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h * w, C], row-major."""
-    return features.flatten(2).transpose(1, 2)
+            scaled = memory.positions * self.position_scale(memory.tokens)
+            tokens = layer(memory.tokens, self_attn={"position": scaled, "padding_mask": memory.mask})
+            memory = replace(memory, tokens=tokens)
+        return memory

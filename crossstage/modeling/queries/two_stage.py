@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
-from crossstage.modeling.encoders.deformable import token_places
+from crossstage.modeling.encoders.tokens import token_places
 from crossstage.modeling.queries.content import Content, LearnedContent
 from crossstage.modeling.seams import ContentSource
 from crossstage.structures import GroupOutputs, Memory, Queries, QueryGroup, StageOutputs
@@ -87,7 +88,7 @@ class TwoStageQueries(nn.Module):
         logits = self.class_head(states).to(boxes.dtype)
         chosen = best_tokens(logits.amax(dim=-1), usable, count)
         states, logits, boxes = (_take(x, chosen) for x in (states, logits, boxes))
-        boxes = (self.box_head(states).to(boxes.dtype) + torch.logit(boxes.clamp(0.01, 0.99))).sigmoid()
+        boxes = refine_boxes(boxes.clamp(0.01, 0.99), self.box_head(states))
         outputs = StageOutputs(logits[None], boxes[None], states=states[None])
         return GroupOutputs(QueryGroup("proposals", count), outputs)
 
@@ -156,8 +157,7 @@ class ProposalQueries(nn.Module):
         """
         boxes, usable = encoder_proposals(memory)
         states = self.norm(self.project(memory.tokens * usable[..., None]))
-        starts = torch.logit(boxes.clamp(0.01, 0.99)).masked_fill(~usable[..., None], torch.inf)
-        boxes = (self.box_head(states).to(boxes.dtype) + starts).sigmoid()
+        boxes = refine_boxes(boxes.clamp(0.01, 0.99), self.box_head(states)).masked_fill(~usable[..., None], 1.0)
         outputs = StageOutputs(self.class_head(states).to(boxes.dtype)[None], boxes[None])
         return GroupOutputs(QueryGroup("proposals", boxes.shape[1]), outputs), usable
 

@@ -15,6 +15,7 @@ from crossstage.layers.boxes import (
     generalized_box_iou,
     intersection_and_union,
     inverse_sigmoid,
+    refine_boxes,
     xyxy_to_cxcywh,
 )
 
@@ -132,6 +133,18 @@ def test_inverse_sigmoid_is_clamped_as_detrex_clamps_it(value, expected, slope):
 
 def test_inverse_sigmoid_does_not_hide_a_nan():
     assert inverse_sigmoid(torch.tensor([math.nan, 0.5])).isnan().tolist() == [True, False]
+
+
+def test_offsets_refine_a_box_by_its_logits_in_the_dtype_of_the_box():
+    boxes = torch.tensor([0.5, 0.25, 0.2, 0.8], dtype=torch.float64, requires_grad=True)
+    offsets = torch.tensor([0.0, 1.0, -1.0, 0.0], dtype=torch.bfloat16, requires_grad=True)
+    refined = refine_boxes(boxes, offsets)
+    expected = [0.5, math.e / (math.e + 3), 1 / (1 + 4 * math.e), 0.8]  # odds 1/3 times e, odds 1/4 by e
+    assert refined.dtype == torch.float64
+    assert refined.tolist() == pytest.approx(expected, abs=1e-12)
+    refined.sum().backward()
+    assert boxes.grad.abs().min() > 0
+    assert offsets.grad.abs().min() > 0
 
 
 def test_box_distance_compares_centres_or_corners():

@@ -9,11 +9,13 @@ from torch import Tensor
 from crossstage.layers.position_vector import (
     IsotropicMoves,
     SideMoves,
+    corners_to_vectors,
     overlap_with_row,
     position_vector_embedding,
     to_normalised_boxes,
     to_position_vectors,
     vector_sizes,
+    vectors_to_corners,
 )
 from tests.random_scenes import boxes_inside
 
@@ -45,7 +47,26 @@ def test_a_box_without_area_has_finite_numbers_and_no_area():
     vectors = to_position_vectors(boxes, SIZES[:1].float())
     assert vectors.isfinite().all()
     torch.testing.assert_close(to_normalised_boxes(vectors, SIZES[:1].float()), boxes, rtol=1e-4, atol=1e-30)
-    assert overlap_with_row(vectors).isfinite().all()
+    assert overlap_with_row(vectors_to_corners(vectors)).isfinite().all()
+
+
+def test_corners_and_vectors_are_the_same_box():
+    vectors = vectors_of((30, 20, 16, 4), (5, 6, 8, 8))
+    corners = vectors_to_corners(vectors)
+    assert corners.tolist() == [[[22, 18, 38, 22], [1, 2, 9, 10]]]
+    assert corners_to_vectors(corners).tolist() == vectors.tolist()
+    assert corners_to_vectors(corners[..., [2, 1, 0, 3]]).tolist() == vectors.tolist()  # left and right swapped
+
+
+def test_the_least_side_is_added_to_each_side():
+    corners = torch.tensor([0.0, 0.0, 8.0, 32.0], dtype=torch.float64)
+    assert corners_to_vectors(corners, least_side=8.0).tolist() == [4, 16, (4 + math.log2(40)) / 2, math.log2(40) - 4]
+    point = torch.full((4,), 5.0)
+    assert corners_to_vectors(point, least_side=0.5).tolist() == [5, 5, -1, 0]
+    assert corners_to_vectors(point).isfinite().all()
+    boxes = torch.tensor([[[0.5, 0.5, 0.25, 0.0]]])
+    sizes = vector_sizes(to_position_vectors(boxes, SIZES[:1].float(), least_side=1.0))
+    torch.testing.assert_close(sizes, torch.tensor([[[25.0, 1.0]]]))
 
 
 @pytest.mark.parametrize(("moves", "centre"), [(IsotropicMoves(), (38, 28)), (SideMoves(), (46, 24))])
@@ -67,7 +88,27 @@ def test_scale_and_shape_move_alike(moves):
 def test_overlap_is_the_share_of_the_rows_box():
     vectors = vectors_of((0, 0, 8, 8), (0, 0, 4, 4), (4, 0, 8, 8), (50, 50, 4, 4))
     expected = [[1, 0.25, 0.5, 0], [1, 1, 0.5, 0], [0.5, 0.125, 1, 0], [0, 0, 0, 1]]
-    torch.testing.assert_close(overlap_with_row(vectors)[0], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        overlap_with_row(vectors_to_corners(vectors))[0], torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+def test_swapped_corners_have_the_least_area_and_share_nothing():
+    """The box of 8 x 8 pixels, and inside it one that noise turned around: its area is negative."""
+    corners = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [6.0, 2.0, 2.0, 4.0]]], dtype=torch.float64)
+    assert overlap_with_row(corners).tolist() == [[[1, 0], [0, 0]]]
+    both = corners.clone()
+    both[0, 1] = torch.tensor([6.0, 4.0, 2.0, 2.0])  # swapped on both axes: the area is positive again
+    assert overlap_with_row(both).tolist() == [[[1, 0], [0, 0]]]
+    narrow = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 2.0, 4.0]]], dtype=torch.float64)
+    assert overlap_with_row(narrow).isfinite().all()
+
+
+def test_known_areas_keep_a_small_box_exact_far_from_the_origin():
+    vectors = torch.tensor([[[1000.0, 1000.0, -9.0, 0.0]]])  # 1 / 512 pixels wide
+    exact = overlap_with_row(vectors_to_corners(vectors), torch.tensor([[4.0]]))
+    assert exact.item() == pytest.approx((1000.0 + 2.0**-10 - (1000.0 - 2.0**-10)) ** 2 / 4, rel=0.2)
+    assert overlap_with_row(vectors_to_corners(vectors)).item() in (0.0, 1.0)
 
 
 def test_the_embedding_counts_thousands_of_pixels_and_whole_levels():

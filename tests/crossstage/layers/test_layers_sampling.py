@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossstage.layers.sampling import level_weights, sample_pyramid
-from crossstage.modeling.encoders.deformable import NoEncoder
-from crossstage.structures import FeaturePyramid, Memory
+from crossstage.modeling.encoders.none import NoEncoder
+from crossstage.modeling.neck import pyramid
+from crossstage.structures import Memory
 
 STRIDES = (4, 8, 16, 32)
 CENTRES = (2.0, 3.0, 4.0, 5.0)
 
 
 def memory_of(maps: list[Tensor]) -> Memory:
-    return NoEncoder()(FeaturePyramid(tuple(maps), (), image_sizes=maps[0].new_tensor([[24.0, 20.0]] * len(maps[0]))))
+    return NoEncoder()(pyramid(maps, torch.zeros(len(maps[0]), 20, 24, dtype=torch.bool)))
 
 
 def pyramid_maps(height: int = 32, width: int = 64, *, channels: int = 6, levels: int = 4) -> list[Tensor]:

@@ -10,8 +10,9 @@ from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.backbone import TimmBackbone
 from crossstage.modeling.decoders.conditional import ModulatedSinePositions
 from crossstage.modeling.detector import Detector
+from crossstage.modeling.neck import pyramid
 from crossstage.modeling.queries.anchors import AnchorQueries
-from crossstage.structures import FeaturePyramid, Levels, Memory, Queries, QueryGroup
+from crossstage.structures import Levels, Memory, Queries, QueryGroup
 from csla import with_csla
 from dca import with_dca
 from tests.random_scenes import boxes_inside, image_batch
@@ -75,7 +76,7 @@ def test_the_encoder_never_sees_padding():
     mask[:, :3, :4] = False
     features = torch.randn(1, WIDTH, 4, 5)
     changed = torch.where(mask[:, None], 7.0, features)
-    first, second = (encoder(FeaturePyramid((maps,), (mask,))).tokens[~mask.flatten(1)] for maps in (features, changed))
+    first, second = (encoder(pyramid([maps], mask)).tokens[~mask.flatten(1)] for maps in (features, changed))
     assert first.allclose(second, atol=1e-6)
 
 

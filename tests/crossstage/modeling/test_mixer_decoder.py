@@ -11,9 +11,15 @@ from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.config import LazyConfig, instantiate
-from crossstage.layers.position_vector import overlap_with_row, position_vector_embedding, to_position_vectors
-from crossstage.modeling.decoders.mixer import MixerDecoder, NormedHead, OverlapAttention
-from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.layers.position_vector import (
+    overlap_with_row,
+    position_vector_embedding,
+    to_normalised_boxes,
+    to_position_vectors,
+    vectors_to_corners,
+)
+from crossstage.modeling.decoders.mixer import BoxState, MixerDecoder, NormedHead, OverlapAttention, refine
+from crossstage.modeling.encoders.none import NoEncoder
 from crossstage.modeling.neck import pyramid
 from crossstage.structures import Memory, PaddedTargets, Queries, QueryGroup
 from tests.random_scenes import boxes_inside, objects_of
@@ -169,7 +175,8 @@ def test_attention_prefers_queries_that_cover_the_attending_one():
     vectors = to_position_vectors(boxes_inside(2, 5, dtype=torch.float64), torch.full((2, 2), 100.0))
     placed = content + position_vector_embedding(vectors, 16)
     query, key, value = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in attention.qkv(placed).chunk(3, dim=-1))
-    favour = (overlap_with_row(vectors) + 1e-7).log()[:, None] * attention.overlap_scale.view(2, 1, 1)
+    overlap = overlap_with_row(vectors_to_corners(vectors))
+    favour = (overlap + 1e-7).log()[:, None] * attention.overlap_scale.view(2, 1, 1)
     shares = (query @ key.transpose(-1, -2) / 8**0.5 + favour).softmax(-1)
     expected = placed + attention.out_proj((shares @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(content, vectors), expected, rtol=0, atol=1e-10)
@@ -189,3 +196,78 @@ def test_heads_start_where_they_should():
     assert offsets(features).count_nonzero() == 0
     assert scores[3].bias.sigmoid().tolist() == pytest.approx([0.01] * 8)
     assert scores(features).std() > 0
+
+
+def refined(decoder: MixerDecoder, state: BoxState, memory: Memory, stage: int = 0) -> tuple[BoxState, torch.Tensor]:
+    heads = decoder.class_heads[stage], decoder.box_heads[stage]
+    state, logits, _ = refine(state, decoder.layers[stage], *heads, decoder.moves, memory=memory)
+    return state, logits
+
+
+def start_of(queries: Queries, memory: Memory) -> BoxState:
+    return BoxState(queries.content, to_position_vectors(queries.references, memory.image_sizes))
+
+
+def test_another_loop_may_run_the_same_step(decoder):
+    """What the first stage of the decoder does, which has no filters of earlier stages."""
+    queries, maps = scene()
+    memory = memory_of(maps, SIZES)
+    state, logits = refined(decoder, start_of(queries, memory), memory)
+    outputs = decoder(queries, memory)
+    assert logits.equal(outputs.logits[0])
+    assert state.content.equal(outputs.states[0])
+    assert to_normalised_boxes(state.vectors, memory.image_sizes).equal(outputs.boxes[0])
+    assert state.corners is None
+
+
+def test_a_step_detaches_boxes_on_entry_and_nothing_else(decoder):
+    queries, maps = scene()
+    memory = memory_of(maps, SIZES)
+    content = queries.content.clone().requires_grad_()
+    vectors = start_of(queries, memory).vectors.requires_grad_()
+    corners = vectors_to_corners(vectors.detach()).requires_grad_()
+    state, logits = refined(decoder, BoxState(content, vectors, corners), memory)
+    (logits.sum() + state.content.sum() + state.vectors.sum()).backward()
+    assert content.grad.abs().max() > 0
+    assert vectors.grad is None
+    assert corners.grad is None
+
+
+def test_corners_of_their_own_change_who_reads_whom(decoder):
+    queries, maps = scene()
+    memory = memory_of(maps, SIZES)
+    start = start_of(queries, memory)
+    _, logits = refined(decoder, start, memory)
+    same = replace(start, corners=vectors_to_corners(start.vectors))
+    torch.testing.assert_close(refined(decoder, same, memory)[1], logits, rtol=0, atol=1e-10)
+    apart = replace(start, corners=vectors_to_corners(start.vectors) + 1000 * torch.arange(7)[:, None])
+    assert (refined(decoder, apart, memory)[1] - logits).abs().max() > 0.01
+
+
+def test_corners_of_their_own_do_not_move_a_lone_query(decoder):
+    """Which has nobody else to read: places and sampling are those of the vectors."""
+    queries, maps = scene(1)
+    memory = memory_of(maps, SIZES)
+    start = start_of(queries, memory)
+    swapped = replace(start, corners=torch.tensor([9.0, 0.0, 0.0, 9.0]).double().expand(2, 1, 4))
+    expected, _ = refined(decoder, start, memory)
+    torch.testing.assert_close(refined(decoder, swapped, memory)[0].vectors, expected.vectors, rtol=0, atol=1e-10)
+
+
+def test_the_least_side_is_added_to_the_first_boxes(name: str):
+    node = node_of(name)
+    node.decoder.least_side = 8.0
+    model = instantiate(node).double()  # whose offsets are zero
+    queries, maps = scene()
+    boxes = model.decoder(queries, memory_of(maps, SIZES)).boxes[0]
+    extent = torch.tensor(SIZES, dtype=torch.float64).flip(-1)[:, None]
+    torch.testing.assert_close(boxes[..., 2:], queries.references[..., 2:] + 8 / extent, rtol=0, atol=1e-10)
+
+
+def test_points_and_learned_boxes_are_refused(decoder):
+    queries, maps = scene()
+    memory = memory_of(maps, SIZES)
+    with pytest.raises(ValueError, match=r"references have shape \(2, 7, 2\), but MixerDecoder refines boxes"):
+        decoder(replace(queries, references=queries.references[..., :2]), memory)
+    with pytest.raises(ValueError, match="references require gradients"):
+        decoder(replace(queries, references=queries.references.clone().requires_grad_()), memory)

@@ -11,7 +11,7 @@ from crossstage.errors import InputError
 from crossstage.layers.mlp import FFN, BoxHead, ClassHead
 from crossstage.modeling.backbone import TimmBackbone, freeze_stages
 from crossstage.modeling.decoders.deformable import BoxQueryPositions, DeformableDecoder
-from crossstage.modeling.encoders.deformable import token_places, valid_ratios
+from crossstage.modeling.encoders.tokens import token_places, valid_ratios
 from crossstage.modeling.neck import ChannelMapper, nearest_mask
 from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 from crossstage.structures import Levels, Memory, Queries, QueryGroup
@@ -180,6 +180,15 @@ def test_query_positions_are_made_in_padded_coordinates_as_the_released_models_d
     decoder(queries, memory)
     padded = queries.references * torch.tensor([[[1.0, 1, 1, 1]], [[0.5, 0.25, 0.5, 0.25]]])
     torch.testing.assert_close(decoder.query_positions.seen, padded.detach())
+
+
+def test_queries_without_positions_of_any_kind_are_an_error():
+    queries, memory = decoder_scene()
+    decoder = decoder_of(1)
+    decoder.query_positions = None
+    with pytest.raises(ValueError, match=r"decoder\.query_positions=None and Queries\.positions=None"):
+        decoder(queries, memory)
+    assert decoder(replace(queries, positions=torch.zeros(2, 5, 8)), memory).num_stages == 1
 
 
 @pytest.mark.parametrize("twice", [True, False])

@@ -6,7 +6,7 @@ from crossstage.projects.stage_interactor.modeling.grouped_sampler import Groupe
 from torch import nn
 
 from crossstage.layers.position_vector import to_position_vectors
-from crossstage.modeling.encoders.deformable import NoEncoder
+from crossstage.modeling.encoders.none import NoEncoder
 from crossstage.modeling.neck import pyramid
 
 GROUPS, ANCHORS, DETAILS, WIDTH = 3, 4, 5, 6
