@@ -24,9 +24,9 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossstage.checkpoints.save import write_atomically
 from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
+from crossstage.files import write_text
 from crossstage.processes import Processes
 from crossstage.structures import Detections, ImageBatch
 
@@ -261,6 +261,6 @@ def _mean(values: np.ndarray) -> float:
 def _write(path: Path, records: Records) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(records))
+        write_text(path, json.dumps(records))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
