@@ -77,12 +77,14 @@ WHOLE_NUMBERS = {
     "checkpointer.period": 1,
     "checkpointer.max_to_keep": 0,
 }
+ABOVE_ZERO = ("clip_grad.params.max_norm", "model_ema.warmup_gamma", "model_ema.warmup_power")
 SWITCHES = (
     "amp.enabled",
     "ddp.broadcast_buffers",
     "ddp.find_unused_parameters",
     "clip_grad.enabled",
     "model_ema.enabled",
+    "model_ema.use_warmup",
     "model_ema.use_ema_weights_for_eval_only",
     "deterministic",
     "wandb.enabled",
@@ -107,8 +109,9 @@ def check_values(train: DictConfig) -> None:
     _require(dtype in PRECISIONS, "amp.dtype", dtype, " or ".join(PRECISIONS))
     decay = _value(train, "model_ema.decay")
     _require(isinstance(decay, float | int) and 0 <= decay < 1, "model_ema.decay", decay, "a number in [0, 1)")
-    norm = _value(train, "clip_grad.params.max_norm")
-    _require(isinstance(norm, float | int) and norm > 0, "clip_grad.params.max_norm", norm, "a number above 0")
+    for key in ABOVE_ZERO:
+        value = _value(train, key)
+        _require(isinstance(value, float | int) and value > 0, key, value, "a number above 0")
 
 
 def _value(train: DictConfig, key: str) -> Any:
