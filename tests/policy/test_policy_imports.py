@@ -1,6 +1,8 @@
 """Imports go one way. The table of design.md, as a test."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,17 @@ def test_pure_maths_needs_torch_alone(name: str):
         if path.exists():  # dca/attention.py comes with its own issue
             others = {module.split(".")[0] for module in imports(path)} - OURS
             assert others <= standard | {"torch"}, path
+
+
+@pytest.mark.parametrize("name", ["pycocotools", "iopath"])
+def test_what_users_do_not_install_is_imported_by_tests_and_benchmarks_alone(name: str):
+    for path in sources("csla", "dca", "crossstage", "projects", "configs", "tools"):
+        assert not {module for module in imports(path) if under(module, {name})}, path
+
+
+def test_import_crossstage_does_not_import_torch():
+    code = "import sys, crossstage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_nothing_imports_the_folders_of_the_checkout():
