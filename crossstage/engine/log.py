@@ -178,5 +178,5 @@ def _progress(console: Console) -> Progress:
 def _start_wandb(config: DictConfig, output_dir: Path) -> Any:
     import wandb  # an extra; `setup.check_values` made sure that it is there
 
-    params = OmegaConf.to_container(config.train.wandb.params, resolve=True)
+    params: Any = OmegaConf.to_container(config.train.wandb.params, resolve=True)
     return wandb.init(**{"dir": str(output_dir), **params}, config={"yaml": (output_dir / "config.yaml").read_text()})

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(args)
     except (InputError, NonFiniteError) as error:
         # Lightning kills the first process when one that it started fails: let the first say it.
-        told_by_first = getattr(error, "known_to_first", False) and not setup.is_first_process()
+        told_by_first = error.known_to_first and not setup.is_first_process()
         if not told_by_first and isinstance(error, NonFiniteError):
             raise
         if not told_by_first:

@@ -140,7 +140,8 @@ class Trainer:
                 norm_type=clip.get("norm_type", 2),
                 error_if_nonfinite=False,
             )
-            if self.checks_each_step and not torch.isfinite(norm):  # the same on all processes
+            # The norm is the same on all processes.
+            if self.checks_each_step and norm is not None and not torch.isfinite(norm):
                 raise NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

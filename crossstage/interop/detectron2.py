@@ -146,7 +146,8 @@ def coco_content(records: Sequence[Mapping[str, Any]], *, class_names: Sequence[
     """
     structures = _detectron2("structures")
     absolute = (structures.BoxMode.XYXY_ABS, structures.BoxMode.XYWH_ABS)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records):
         path = str(Path(record["file_name"]).resolve())
         images.append({"id": number, "file_name": path, "height": record["height"], "width": record["width"]})
