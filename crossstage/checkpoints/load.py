@@ -1,4 +1,4 @@
-"""Weights from files into models. Nothing in a file is ever run (`safe_pickle`)."""
+"""Weights from files into models. Nothing in a file is ever run (see `files`)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""From a feature pyramid to memory."""
+"""From a feature pyramid to memory.
+
+- `deformable`: all levels, by deformable attention
+- `dense`: one level, by dense attention
+"""
