@@ -31,10 +31,11 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) output datasets .pytest_cache .ruff_cache
+	rm -rf $(VENV) output datasets .pytest_cache .ruff_cache .mypy_cache

@@ -9,9 +9,13 @@ class InputError(Exception):
     Subclasses also derive from the built-in that a caller would expect (`KeyError`, `ImportError`, `ValueError`).
     """
 
+    known_to_first = False  # whether the first process of a run raises it, too, and so tells the user
+
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class NonFiniteError(FloatingPointError, ValueError):
     """A NaN or an infinity where training cannot go on; the message says where it was met."""
+
+    known_to_first = False  # as above

@@ -62,14 +62,14 @@ class Processes:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
-    def agree(self, error: Exception | None, *flags: int) -> list[int]:
+    def agree(self, error: InputError | NonFiniteError | None, *flags: int) -> list[int]:
         """Raise the error of any process on every process; else return the largest of each flag.
 
         An InputError or NonFiniteError of one process would otherwise leave the others waiting for it.
         """
-        failed, *flags = self.largest(int(error is not None), *flags)
+        failed, *largest = self.largest(int(error is not None), *flags)
         if not failed:
-            return flags
+            return largest
         found = [entry for entry in self.gather(_described(error)) if entry is not None]
         kind, message = found[0]
         error = error or (NonFiniteError if kind == "NonFiniteError" else InputError)(message)
@@ -78,7 +78,7 @@ class Processes:
 
     def together(self, build: Callable[[], Result]) -> Result:
         """Run `build` on every process; what it raises on one, InputError or NonFiniteError, is raised on all."""
-        result, error = None, None
+        error: InputError | NonFiniteError | None = None
         try:
             result = build()
         except (InputError, NonFiniteError) as raised:

@@ -21,15 +21,15 @@ def seed_all(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """The states of Python's, numpy's, torch's CPU and current CUDA generator, as tensors and plain values."""
     version, words, python_gauss = random.getstate()
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    numbers = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "python": {"version": version, "words": torch.tensor(words), "gauss": python_gauss},
         "numpy": {
-            "name": name,
-            "keys": torch.from_numpy(keys.astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "gauss": float(gauss),
+            "name": numbers["bit_generator"],
+            "keys": torch.from_numpy(numbers["state"]["key"].astype(np.int64)),
+            "position": int(numbers["state"]["pos"]),
+            "has_gauss": int(numbers["has_gauss"]),
+            "gauss": float(numbers["gauss"]),
         },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if _uses_cuda() else None,

@@ -5,6 +5,7 @@ an image, **M** memory tokens, **C** channels, **L** feature levels, **P** sampl
 
 Boxes are normalised (cx, cy, w, h) in the *unpadded* image, unless the name says otherwise (`boxes_xyxy`,
 `boxes_abs`). All classes are frozen dataclasses. To change a value, return a new instance (`dataclasses.replace`).
+Those of one step of the data flow check their shapes when they are built, and raise ValueError.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
+@dataclass(frozen=True)
 class _Movable:
     """`.to(...)` for a dataclass of tensors, tuples of tensors and other such dataclasses."""
 
@@ -189,9 +191,6 @@ class Memory(_Movable):
         valid_ratios: [B, L, 2], the unpadded share (width, height) of each level.
         positions: [B, M, C], the position embedding of the tokens.
         image_sizes: [B, 2], (width, height) of each unpadded network input in pixels.
-
-    Raises:
-        ValueError: if the shapes disagree.
     """
 
     tokens: Tensor
@@ -265,9 +264,6 @@ class QueryGroup(_Movable):
         matches: int64 [B, size], each query's object or -1, where they are known (denoising); None: to be matched.
         block: the group consists of blocks of so many queries that see each other; 0: one block, the whole group.
         sees: names of other groups that its queries may attend to; they always see their own block.
-
-    Raises:
-        ValueError: if the matches have another shape, or the block does not divide the size.
     """
 
     name: str
@@ -297,9 +293,6 @@ class StageOutputs(_Movable):
         states: [S, B, N, C], query states that the heads read, where a decoder keeps them.
         references: [S, B, N, 4 or 2], boxes as refined by each stage, where a decoder keeps them.
         losses: terms and metrics of the decoder's own, or None.
-
-    Raises:
-        ValueError: if the shapes disagree.
     """
 
     logits: Tensor
@@ -370,9 +363,6 @@ class Queries(_Movable):
         positions: [B, N, C], where query positions do not depend on the stage.
         proposals: the encoder's own predictions as a group (two-stage detectors).
         losses: terms and metrics of the query source's own, or None.
-
-    Raises:
-        ValueError: if the shapes disagree, or two groups have the same name.
     """
 
     content: Tensor

@@ -20,7 +20,7 @@ def declare_missing_operators() -> None:
     spec = importlib.util.find_spec("torchvision")
     if _declared or spec is None:
         return
-    binaries = [path for folder in spec.submodule_search_locations for path in Path(folder).glob("_C.*")]
+    binaries = [path for folder in spec.submodule_search_locations or () for path in Path(folder).glob("_C.*")]
     try:
         for path in binaries:
             torch.ops.load_library(path)

@@ -201,7 +201,7 @@ def _place(
     """
     width, height = tag
     x0, y0, x1, y1 = corners
-    best, least = None, float("inf")
+    best, least = corners, float("inf")
     for top in (y0 - height, y0, y1, y1 - height):
         for left in (x0, x1 - width):
             place = _moved_inside((left, top, left + width, top + height), size)

@@ -15,7 +15,14 @@ train = OmegaConf.create(
         "eval_period": 5000,  # iterations; 0 = only at the end
         "log_period": 20,
         "checkpointer": {"period": 5000, "max_to_keep": 100},  # max_to_keep 0 = all
-        "model_ema": {"enabled": False, "decay": 0.999, "use_ema_weights_for_eval_only": False},
+        "model_ema": {
+            "enabled": False,
+            "decay": 0.999,
+            "use_warmup": False,  # a smaller decay at first: 1 - (1 + step / warmup_gamma) ** -warmup_power
+            "warmup_gamma": 1.0,
+            "warmup_power": 2 / 3,
+            "use_ema_weights_for_eval_only": False,
+        },
         "seed": -1,  # -1 draws one; config.yaml in output_dir tells which
         "deterministic": False,  # slower on a GPU; an operation that has no deterministic form raises
         "device": "cuda",  # where there is none, one line says so and the CPU is used

@@ -1,1 +1,9 @@
-"""Files of weights: read safely, written atomically, renamed from other libraries, cut to some classes."""
+"""Weights in files: read safely, renamed, loaded, written whole or not at all.
+
+- `download`: an address on the web to a file of this machine
+- `files`: a file to tensors, without running code that may be in it
+- `names`: tables between the parameter names of other libraries and ours
+- `classes`: weights for some of a detector's classes
+- `load`: weights into a model
+- `save`: the checkpoints of a run
+"""

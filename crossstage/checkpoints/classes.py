@@ -43,7 +43,7 @@ def class_axes(shapes: Mapping[str, Sequence[int]], with_one_more: Mapping[str, 
     shapes: of a model's state dict.  with_one_more: of the same model with one class more. A tensor carries classes
     where one axis is longer by one. Raises InputError where the two differ otherwise: the classes cannot be told apart.
     """
-    axes = {}
+    axes: dict[str, int] = {}
     for name, shape in shapes.items():
         other = with_one_more.get(name, ())
         differing = [axis for axis, (size, more) in enumerate(zip(shape, other, strict=False)) if size != more]

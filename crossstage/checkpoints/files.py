@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import importlib
 import pickle
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from crossstage.errors import InputError
+
+# The module that numpy's pickles name, which numpy 2 has moved.
+_MULTIARRAY: Any = importlib.import_module(f"numpy.{'_core' if hasattr(np, '_core') else 'core'}.multiarray")
 
 
 class UnsafeFileError(InputError, pickle.UnpicklingError):
@@ -62,7 +67,7 @@ def _read_pickle(path: Path) -> Any:
         return _PlainUnpickler(file, path).load()
 
 
-_READERS = {".safetensors": load_file, ".pkl": _read_pickle, ".pickle": _read_pickle}
+_READERS: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pkl": _read_pickle, ".pickle": _read_pickle}
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -96,12 +101,10 @@ def _encode(text: str, encoding: str) -> bytes:
 
 def _numpy_globals() -> list[Any]:
     types = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    return [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dict.fromkeys(types)]
+    return [np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar, *dict.fromkeys(types)]
 
 
 def _plain_classes() -> dict[tuple[str, str], Any]:
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
     classes: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("numpy", "ndarray"): np.ndarray,
@@ -109,8 +112,8 @@ def _plain_classes() -> dict[tuple[str, str], Any]:
         ("_codecs", "encode"): _encode,
     }
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        classes[module, "_reconstruct"] = multiarray._reconstruct
-        classes[module, "scalar"] = multiarray.scalar
+        classes[module, "_reconstruct"] = _MULTIARRAY._reconstruct
+        classes[module, "scalar"] = _MULTIARRAY.scalar
     return classes
 
 

@@ -1,4 +1,4 @@
-"""Weights from files into models. Nothing in a file is ever run (`safe_pickle`)."""
+"""Weights from files into models. Nothing in a file is ever run (see `files`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from iopath.common.file_io import HTTPURLHandler, PathManager
 from torch import Tensor, nn
 
+from crossstage.checkpoints.download import downloaded
 from crossstage.checkpoints.files import read_file
 from crossstage.checkpoints.names import plain_into_grown, with_current_names
 from crossstage.errors import InputError
@@ -33,7 +33,7 @@ class Names(Protocol):
 
 
 def local_path(path: str | Path) -> Path:
-    """The local file behind `path`; an http(s) address is downloaded once to iopath's cache.
+    """The local file of `path`; an http(s) address is downloaded once, to the cache of torch.hub.
 
     Raises InputError for an unknown prefix, a failed download, a missing file, or a folder.
     """
@@ -42,14 +42,7 @@ def local_path(path: str | Path) -> Path:
     if separator and prefix not in ("http", "https"):
         raise InputError(f"{text}: unknown prefix {prefix}://; expected a local file or an http(s) address")
     if separator:
-        manager = PathManager()
-        manager.register_handler(HTTPURLHandler())
-        try:
-            return Path(manager.get_local_path(text))
-        except Exception as error:  # whatever the network says
-            raise InputError(
-                f"{text}: cannot be downloaded ({type(error).__name__}: {error}); fetch it by hand"
-            ) from error
+        return downloaded(text)
     file = Path(text).expanduser()
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "no such file"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from crossstage.checkpoints.load import read_checkpoint
 from crossstage.errors import InputError
+from crossstage.files import replacing, write_text
 
 PERIODIC = re.compile(r"model_\d{7,}\.pth")
 POINTER = "last_checkpoint"
@@ -32,13 +32,9 @@ class Checkpointer:
         Killed at any moment, this leaves last_checkpoint pointing to a complete file.
         """
         path = self.folder / f"{name}.pth"
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        write_atomically(self.folder / POINTER, path.name)
+        write_text(self.folder / POINTER, path.name)
         self._delete_oldest()
         return path
 
@@ -78,13 +74,3 @@ class Checkpointer:
         if self.max_to_keep:
             for path in self._numbered()[: -self.max_to_keep]:
                 path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the content of `path` by `text`; readers see the old or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

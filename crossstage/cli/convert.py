@@ -21,6 +21,7 @@ from crossstage.checkpoints.names import NameTable, plain_into_grown
 from crossstage.config import LazyConfig, instantiate
 from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError
+from crossstage.files import replacing
 
 SUFFIXES = (".pth", ".safetensors")
 SHOWN = 10
@@ -207,19 +208,14 @@ def wanted_classes(args: argparse.Namespace) -> list[str] | None:
 
 def write(state: Mapping[str, Tensor], names: Sequence[str], output: Path) -> None:
     """Write OUT, whole or not at all. Raises InputError if that is not possible."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        if output.suffix == ".pth":
-            torch.save({"model": dict(state), **({"class_names": list(names)} if names else {})}, temporary)
-        else:  # which holds no tensor twice
-            save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, output)
+        with replacing(output) as temporary:
+            if output.suffix == ".pth":
+                torch.save({"model": dict(state), **({"class_names": list(names)} if names else {})}, temporary)
+            else:  # which holds no tensor twice
+                save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch has an error of its own for a full disk
         raise InputError(f"{output}: cannot be written ({str(error).splitlines()[0]})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -21,13 +21,13 @@ from rich.console import Console
 from torch import nn
 
 from crossstage.checkpoints.load import load_model, local_path
-from crossstage.checkpoints.save import write_atomically
 from crossstage.config import LazyConfig, instantiate
 from crossstage.data.batch import Sample, bounding_boxes, collate
 from crossstage.data.coco import CocoDetection, read_image
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
 from crossstage.evaluation.loop import tracked
+from crossstage.files import write_text
 from crossstage.structures import Detections
 from crossstage.visualize import class_name, contact_sheet, draw_detections, draw_targets, side_by_side, with_caption
 
@@ -110,7 +110,7 @@ def predict(args: argparse.Namespace, console: Console) -> None:
             if len(panels) < ON_SHEET:
                 panels.append(panel(file, image, picture, truth))
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in records)
-    write_atomically(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
+    write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
     if panels:
         save_picture(contact_sheet(panels), output / SHEET_FILE)
     found = sum(len(entry["detections"]) for entry in records)

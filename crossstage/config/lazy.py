@@ -21,6 +21,7 @@ from crossstage.config.override import apply_overrides
 from crossstage.config.python_form import to_py
 from crossstage.config.source import ConfigNotFoundError, run_config
 from crossstage.errors import InputError
+from crossstage.files import write_bytes, write_text
 
 _LOG = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
@@ -80,7 +81,7 @@ class LazyConfig:
             beside.unlink(missing_ok=True)  # that of an earlier config would not fit this one
             if lost:
                 _save_pickle(cfg, beside, lost)
-            _replace(file, yaml_form.dump(content).encode())
+            write_text(file, yaml_form.dump(content))
         except OSError as error:
             raise InputError(f"{file}: cannot be written ({error.strerror}); choose another place") from error
 
@@ -152,20 +153,10 @@ def _neighbours(file: Path) -> str:
 def _save_pickle(cfg: DictConfig, file: Path, lost: list[str]) -> None:
     keys = ", ".join(lost)
     try:
-        _replace(file, cloudpickle.dumps(cfg))
+        write_bytes(file, cloudpickle.dumps(cfg))
     except OSError:
         raise
     except Exception as error:  # the run that saves its config is worth more than the value that is lost
         _LOG.warning("%s: not stored, neither as YAML nor as pickle: %s (%s)", file.with_suffix(""), keys, error)
     else:
         _LOG.warning("%s: YAML cannot hold %s: pickled beside it in %s", file.with_suffix(""), keys, file.name)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write beside the file, then rename: a reader sees the old content or the new, never a part."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

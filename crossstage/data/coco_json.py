@@ -54,7 +54,7 @@ def read_coco(json_file: str | Path) -> CocoContents:
     by_id = np.argsort(category_ids)
     image_ids = images.unique_ids()
     sizes = np.stack([images.integers("height"), images.integers("width")], axis=1)
-    for row in np.nonzero((sizes <= 0).any(1))[0]:
+    for row in np.nonzero((sizes <= 0).any(1))[0].tolist():
         images.complain(row, f"has height {sizes[row, 0]} and width {sizes[row, 1]}; expected positive numbers")
     boxes = _read_boxes(_Records(json_file, "annotations", content["annotations"]), image_ids, sizes, category_ids)
     return CocoContents(
@@ -128,7 +128,7 @@ class _Records:
         values = self.integers(key)
         order = np.argsort(ids)
         rows = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
-        for row in np.nonzero(ids[rows] != values)[0]:
+        for row in np.nonzero(ids[rows] != values)[0].tolist():
             self.complain(
                 row, f'has "{key}": {values[row]}, which is not in {name!r}; add it there or remove the annotation'
             )
@@ -142,9 +142,9 @@ class _Records:
                 if len(box) != 4 or {type(number) for number in box} - {int, float}:
                     self.complain(row, f"has bbox {json.dumps(box):.80}; expected four numbers x, y, width, height")
         boxes = np.array(lists, np.float64).reshape(-1, 4)
-        for row in np.nonzero(~np.isfinite(boxes).all(1))[0]:
+        for row in np.nonzero(~np.isfinite(boxes).all(1))[0].tolist():
             self.complain(row, f"has bbox {json.dumps(lists[row])}; expected finite numbers")
-        for row in np.nonzero((boxes[:, 2:] < 0).any(1))[0]:
+        for row in np.nonzero((boxes[:, 2:] < 0).any(1))[0].tolist():
             self.complain(
                 row, f"has bbox {json.dumps(lists[row])}; width and height may not be negative (COCO: x, y, w, h)"
             )

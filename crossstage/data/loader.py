@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -174,30 +174,36 @@ def grouped_batches(groups: np.ndarray, *, batch_size: int, seed: int) -> Iterat
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch on its way out of a worker, or the message of an InputError that would become a traceback there.
+    """A batch on its way out of a worker.
 
     The targets travel as two tensors, however many images there are: each tensor of a worker costs a file descriptor.
     """
 
-    batch: ImageBatch | None = None
-    labels: Tensor | None = None
-    boxes: Tensor | None = None
-    counts: tuple[int, ...] = ()
-    error: str | None = None
+    batch: ImageBatch  # without targets
+    labels: Tensor
+    boxes: Tensor
+    counts: tuple[int, ...]  # objects per image
 
     def pin_memory(self) -> _Parcel:
         """What DataLoader calls where it is to pin."""
-        if self.batch is None:
-            return self
         batch = replace(self.batch, pixels=self.batch.pixels.pin_memory(), mask=self.batch.mask.pin_memory())
         return replace(self, batch=batch, labels=self.labels.pin_memory(), boxes=self.boxes.pin_memory())
 
     def open(self) -> ImageBatch:
-        """The batch; raises the InputError if there is one."""
-        if self.error is not None:
-            raise InputError(self.error)
+        """The batch with its targets."""
         parts = zip(self.labels.split(self.counts), self.boxes.split(self.counts), strict=True)
         return replace(self.batch, targets=tuple(Target(labels=labels, boxes=boxes) for labels, boxes in parts))
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """The message of an InputError, which would become a traceback on its way out of a worker."""
+
+    message: str
+
+    def open(self) -> NoReturn:
+        """Raise the InputError."""
+        raise InputError(self.message)
 
 
 class _TransformedDataset(Dataset):
@@ -238,16 +244,19 @@ def _isolated_random_numbers(seed: int, position: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _pack(samples: list[Sample | InputError], *, size_divisor: int) -> _Parcel:
+def _pack(samples: list[Sample | InputError], *, size_divisor: int) -> _Parcel | _Refusal:
+    images: list[Sample] = []
     for sample in samples:
         if isinstance(sample, InputError):
-            return _Parcel(error=str(sample))
-    batch = collate(samples, size_divisor=size_divisor)
+            return _Refusal(str(sample))
+        images.append(sample)
+    batch = collate(images, size_divisor=size_divisor)
+    targets = batch.targets or ()  # of a dataset's samples there are always some
     return _Parcel(
         batch=replace(batch, targets=None),
-        labels=torch.cat([target.labels for target in batch.targets]),
-        boxes=torch.cat([target.boxes for target in batch.targets]),
-        counts=tuple(len(target) for target in batch.targets),
+        labels=torch.cat([target.labels for target in targets]),
+        boxes=torch.cat([target.boxes for target in targets]),
+        counts=tuple(len(target) for target in targets),
     )
 
 

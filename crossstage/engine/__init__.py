@@ -1,1 +1,14 @@
-"""Training and evaluation runs: `run.main` is the command line, `trainer.Trainer.train` the loop."""
+"""Training runs.
+
+- `run`: a run from its command line to its exit status; read it first
+- `setup`: arguments, config, seed, devices and processes
+- `session`: where a run takes place and what it is made of
+- `output`: the output folder
+- `optim`: parameter groups and learning rates
+- `trainer`: the training loop
+- `ema`: averaged weights
+- `interrupt`: Ctrl-C and SIGTERM
+- `metrics`: medians, and metrics.json
+- `log`: log.txt, the terminal, TensorBoard
+- `curves`: curves.png
+"""

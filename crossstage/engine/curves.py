@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crossstage.files import replacing
+
 AP_NAMES = ("AP", "AP50", "AP75")
 
 
@@ -33,9 +35,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     if losses:
         left.set_yscale("log")
     right.set_ylim(bottom=0)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=90)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
 
 
 def _of_last_stage(name: str) -> bool:

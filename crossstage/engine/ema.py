@@ -1,11 +1,12 @@
-"""An exponential moving average of a model's weights."""
+"""An exponential moving average of a model's weights, by timm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
+from omegaconf import DictConfig
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from crossstage.errors import InputError
@@ -22,54 +23,47 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     return unique
 
 
-class ModelEma:
-    """Keeps average = decay * average + (1 - decay) * weights, for floating-point parameters and buffers.
+class ModelEma(ModelEmaV3):
+    """Keeps average = decay * average + (1 - decay) * weights in `module`, a copy of the model to evaluate.
 
-    Integer buffers are copied. The averages have the device and dtype of the weights.
+    Floating-point parameters and buffers are averaged, others are copied. A tensor that the model has under several
+    names moves once per step; timm's own loop would move it once per name.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float = 0.999) -> None:
-        self.decay = decay
-        self._model = model
-        self._average = {name: tensor.detach().clone() for name, tensor in unique_state(model).items()}
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Take in the weights of this step; `update` calls it without gradients."""
+        averages, weights = unique_state(self.module), unique_state(model)
+        floats = [name for name, average in averages.items() if average.is_floating_point()]
+        torch._foreach_lerp_([averages[name] for name in floats], [weights[name] for name in floats], 1 - decay)
+        for name in averages.keys() - set(floats):
+            averages[name].copy_(weights[name])
+
+    def averages(self) -> dict[str, Tensor]:
+        """The averages by name, shared tensors once: what a checkpoint holds as "ema_state"."""
+        return {name: average.detach() for name, average in unique_state(self.module).items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights of this step in."""
-        live = unique_state(self._model)  # anew each time: a module may have replaced a buffer
-        floats = [name for name, tensor in live.items() if tensor.is_floating_point()]
-        average = [self._average[name] for name in floats]
-        torch._foreach_lerp_(average, [live[name].detach() for name in floats], 1 - self.decay)
-        for name in live.keys() - set(floats):
-            self._average[name].copy_(live[name])
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside, the model computes with the averages; afterwards, whatever happens, with its own weights again."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def buffers(self) -> list[Tensor]:
-        """The averages of the model's buffers."""
-        live = unique_state(self._model)
-        return [average for name, average in self._average.items() if not isinstance(live[name], nn.Parameter)]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name, shared tensors once."""
-        return dict(self._average)
-
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_averages(self, state: Mapping[str, Tensor]) -> None:
         """Take over averages. Raises InputError if the names are not those of the model."""
-        if different := state.keys() ^ self._average.keys():
+        averages = self.averages()
+        if different := state.keys() ^ averages.keys():
             raise InputError(f"ema_state of the checkpoint does not fit the model: {', '.join(sorted(different)[:5])}")
         for name, tensor in state.items():
-            self._average[name].copy_(tensor)
+            averages[name].copy_(tensor)
 
-    def _swap(self) -> None:
-        # Exchanging storage costs no memory and brings back exactly the bits that were there.
-        for name, tensor in unique_state(self._model).items():
-            tensor.data, self._average[name] = self._average[name], tensor.data
+
+def build_ema(model: nn.Module, options: DictConfig) -> ModelEma:
+    """The average that train.model_ema describes, which begins with the model's weights.
+
+    Args:
+        model: on its device, with its initial weights.
+        options: `decay`; with `use_warmup` the decay of step t is 1 - (1 + t / warmup_gamma) ** -warmup_power as long
+            as that is less.
+    """
+    return ModelEma(
+        model,
+        decay=options.decay,
+        use_warmup=options.use_warmup,
+        warmup_gamma=options.warmup_gamma,
+        warmup_power=options.warmup_power,
+    )

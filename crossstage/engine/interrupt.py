@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -25,7 +26,7 @@ class StopSignals:
     def __init__(self, *, quiet: bool = False) -> None:
         self.received = 0
         self._quiet = quiet
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.traceback import Traceback
 
 from crossstage.engine.curves import draw_curves
 from crossstage.engine.metrics import MetricsFile
 
 logger = logging.getLogger("crossstage.engine")
 
-LOGGERS = ("crossstage", "csla", "dca", "projects")
+LOGGERS = ("crossstage", "csla", "dca")  # projects are crossstage.projects
 PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
 
 
@@ -32,10 +35,10 @@ class RunLog:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stdout)
+        self.console = Console(file=sys.stdout, soft_wrap=True)  # a line of the log stays one line
         self._quiet = quiet
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-        self._handlers: list[logging.Handler] = [_ConsoleHandler(self.console), self._early]
+        self._handlers: list[logging.Handler] = [_TerminalHandler(self.console), self._early]
         self._before: dict[str, tuple[int, bool]] = {}
 
     def __enter__(self) -> RunLog:
@@ -68,21 +71,22 @@ class RunLog:
             handler.close()
 
 
-class _ConsoleHandler(logging.Handler):
-    """Prints above the progress bar, on a terminal; what the bar shows anyway is left out there."""
+class _TerminalHandler(RichHandler):
+    """Prints above the progress bar, on a terminal; what the bar shows anyway is left out there.
+
+    Rich's own `render` lays records out as a table, whose columns would break the lines of a log that is piped.
+    """
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.console = console
+        super().__init__(console=console, highlighter=NullHighlighter(), keywords=[])
         self.setFormatter(PLAIN)
+        self.addFilter(lambda record: not (console.is_terminal and getattr(record, "on_bar", False)))
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if self.console.is_terminal and getattr(record, "on_bar", False):
-            return
-        try:
-            self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-        except Exception:  # a logger must not stop a training
-            self.handleError(record)
+    def render(
+        self, *, record: logging.LogRecord, traceback: Traceback | None, message_renderable: ConsoleRenderable
+    ) -> ConsoleRenderable:
+        """The formatted record alone."""
+        return message_renderable
 
 
 class LogBook:
@@ -174,5 +178,5 @@ def _progress(console: Console) -> Progress:
 def _start_wandb(config: DictConfig, output_dir: Path) -> Any:
     import wandb  # an extra; `setup.check_values` made sure that it is there
 
-    params = OmegaConf.to_container(config.train.wandb.params, resolve=True)
+    params: Any = OmegaConf.to_container(config.train.wandb.params, resolve=True)
     return wandb.init(**{"dir": str(output_dir), **params}, config={"yaml": (output_dir / "config.yaml").read_text()})

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.checkpoints.save import write_atomically
 from crossstage.errors import NonFiniteError
+from crossstage.files import write_text
 from crossstage.structures import Losses
 
 WINDOW = 20  # iterations that a logged value is the median of
@@ -128,4 +128,4 @@ class MetricsFile:
         """Forget everything from `iteration` on: a resumed run will write it again."""
         if self.path.is_file():
             rows = [row for row in self.read() if row["iteration"] < iteration]
-            write_atomically(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+            write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

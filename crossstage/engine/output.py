@@ -24,7 +24,6 @@ RUN_FILES = (
     "curves.png",
     "coco_instances_results.json",
 )
-TEMPORARY = ".*.tmp"
 
 
 def prepare_folder(folder: Path) -> None:
@@ -42,8 +41,6 @@ def prepare_folder(folder: Path) -> None:
 
 def set_previous_run_aside(folder: Path) -> Path | None:
     """Move the files of an earlier run into previous_<time>/ inside `folder`; return that, or None without any."""
-    for leftover in folder.glob(TEMPORARY):
-        leftover.unlink()
     files = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
     if not files:
         return None

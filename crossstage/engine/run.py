@@ -26,6 +26,7 @@ from crossstage.engine.session import Parts, Results, Session, save_results, sco
 from crossstage.engine.trainer import Trainer
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation import metrics_table
+from crossstage.files import remove_leftovers
 from crossstage.processes import Processes, end_started_processes
 from crossstage.random_state import seed_all
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(args)
     except (InputError, NonFiniteError) as error:
         # Lightning kills the first process when one that it started fails: let the first say it.
-        told_by_first = getattr(error, "known_to_first", False) and not setup.is_first_process()
+        told_by_first = error.known_to_first and not setup.is_first_process()
         if not told_by_first and isinstance(error, NonFiniteError):
             raise
         if not told_by_first:
@@ -190,6 +191,7 @@ def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_
 def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
     """Set an earlier run's files aside unless it is resumed; write config.yaml; open log.txt."""
     folder = session.output_dir
+    remove_leftovers(folder)
     if asked and not resumes:
         logger.info(f"--resume: {folder} has no checkpoint to resume from, starting anew")
     aside = None if resumes else set_previous_run_aside(folder)

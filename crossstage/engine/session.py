@@ -11,9 +11,9 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from torch import nn
 
-from crossstage.checkpoints.save import write_atomically
 from crossstage.engine.log import RunLog
 from crossstage.evaluation import run_evaluation
+from crossstage.files import write_text
 from crossstage.processes import Processes
 
 Results = dict[str, dict[str, float]]  # task ("bbox") -> score name -> percent
@@ -60,7 +60,7 @@ def score(session: Session, parts: Parts) -> Results:
 
 def save_results(results: Results, folder: Path) -> None:
     """Write results.json."""
-    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -77,12 +77,14 @@ WHOLE_NUMBERS = {
     "checkpointer.period": 1,
     "checkpointer.max_to_keep": 0,
 }
+ABOVE_ZERO = ("clip_grad.params.max_norm", "model_ema.warmup_gamma", "model_ema.warmup_power")
 SWITCHES = (
     "amp.enabled",
     "ddp.broadcast_buffers",
     "ddp.find_unused_parameters",
     "clip_grad.enabled",
     "model_ema.enabled",
+    "model_ema.use_warmup",
     "model_ema.use_ema_weights_for_eval_only",
     "deterministic",
     "wandb.enabled",
@@ -107,8 +109,9 @@ def check_values(train: DictConfig) -> None:
     _require(dtype in PRECISIONS, "amp.dtype", dtype, " or ".join(PRECISIONS))
     decay = _value(train, "model_ema.decay")
     _require(isinstance(decay, float | int) and 0 <= decay < 1, "model_ema.decay", decay, "a number in [0, 1)")
-    norm = _value(train, "clip_grad.params.max_norm")
-    _require(isinstance(norm, float | int) and norm > 0, "clip_grad.params.max_norm", norm, "a number above 0")
+    for key in ABOVE_ZERO:
+        value = _value(train, key)
+        _require(isinstance(value, float | int) and value > 0, key, value, "a number above 0")
 
 
 def _value(train: DictConfig, key: str) -> Any:
@@ -165,7 +168,7 @@ def build_fabric(args: argparse.Namespace, train: DictConfig, device: str) -> Fa
     contradict each other.
     """
     environment, per_machine, machines = choose_environment(args)
-    precision = PRECISIONS[train.amp.dtype] if train.amp.enabled else "32-true"
+    precision: Any = PRECISIONS[train.amp.dtype] if train.amp.enabled else "32-true"
     if device == "cpu" and precision == "16-mixed":
         raise InputError("train.amp.dtype=fp16 needs a GPU; expected bf16 on the CPU, or train.amp.enabled=False")
     strategy: Any = "auto"
@@ -186,14 +189,14 @@ def build_fabric(args: argparse.Namespace, train: DictConfig, device: str) -> Fa
 def choose_environment(args: argparse.Namespace) -> tuple[Any, int, int]:
     """The cluster environment, processes per machine, machines."""
     if TorchElasticEnvironment.detect():
-        environment = TorchElasticEnvironment()
+        elastic = TorchElasticEnvironment()
         per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return environment, per_machine, environment.world_size() // per_machine
+        return elastic, per_machine, elastic.world_size() // per_machine
     # A job of one task, or a shell inside an allocation, starts its processes itself.
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and SLURMEnvironment.detect():
-        environment = SLURMEnvironment()
+        slurm = SLURMEnvironment()
         machines = int(os.environ.get("SLURM_NNODES", "1"))
-        return environment, environment.world_size() // machines, machines
+        return slurm, slurm.world_size() // machines, machines
     if not 0 <= args.machine_rank < args.num_machines:
         raise InputError(f"--machine-rank {args.machine_rank}: expected 0 to --num-machines - 1")
     if args.num_machines > 1:

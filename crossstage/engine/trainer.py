@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from crossstage.checkpoints.names import with_current_names
 from crossstage.checkpoints.save import Checkpointer
-from crossstage.engine.ema import ModelEma, unique_state
+from crossstage.engine.ema import build_ema, unique_state
 from crossstage.engine.interrupt import Interrupted, StopSignals
 from crossstage.engine.log import LogBook
 from crossstage.engine.metrics import History, StepRecord, described, mean_of, settle
@@ -39,7 +40,7 @@ class Trainer:
         with warnings.catch_warnings():  # torch renames the argument, but Fabric supports versions before and after
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self.network, self.optimizer = self.fabric.setup(_Losses(parts.model), optimizer)
-        self.ema = ModelEma(parts.model, decay=train.model_ema.decay) if train.model_ema.enabled else None
+        self.ema = build_ema(parts.model, train.model_ema) if train.model_ema.enabled else None
         self.checkpointer = Checkpointer(session.output_dir, max_to_keep=train.checkpointer.max_to_keep)
         self.history = History()
         # On a GPU, asking whether a loss is finite would wait for it: `collect` asks for many steps at once.
@@ -138,12 +139,14 @@ class Trainer:
                 norm_type=clip.get("norm_type", 2),
                 error_if_nonfinite=False,
             )
-            if self.checks_each_step and not torch.isfinite(norm):  # the same on all processes
+            # The norm is the same on all processes.
+            if self.checks_each_step and norm is not None and not torch.isfinite(norm):
                 raise NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update()
+            # Without a step, timm's decay is the constant one from the beginning.
+            self.ema.update(self.parts.model, step=iteration + 1 if self.ema.use_warmup else None)
 
     def collect(self) -> None:
         """Bring the metrics since the last call to the host, average them over the processes, add them to the history.
@@ -176,8 +179,7 @@ class Trainer:
         self._share_buffers()
         if self.ema is None:
             return score(self.session, self.parts)
-        with self.ema.applied():
-            averaged = score(self.session, self.parts)
+        averaged = score(self.session, replace(self.parts, model=self.ema.module))
         if self.config.model_ema.use_ema_weights_for_eval_only:
             return averaged
         own = score(self.session, self.parts)
@@ -187,7 +189,7 @@ class Trainer:
         """Let all processes evaluate, save and go on with the first one's running means."""
         self.processes.share(self.parts.model.buffers())
         if self.ema is not None:
-            self.processes.share(self.ema.buffers())
+            self.processes.share(self.ema.module.buffers())
 
     def save(self, name: str, iteration: int) -> None:
         """Write a checkpoint; all processes wait for it. Raises NonFiniteError, without writing, for bad weights."""
@@ -218,7 +220,7 @@ class Trainer:
             "class_names": [str(name) for name in getattr(dataset, "class_names", ())],
             "category_ids": [int(number) for number in getattr(dataset, "category_ids", ())],
         }
-        return state if self.ema is None else {**state, "ema_state": self.ema.state_dict()}
+        return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take over the state of a checkpoint, its weights included; return the iteration to go on with."""
@@ -228,7 +230,7 @@ class Trainer:
         self.parts.train_loader.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
         if self.ema is not None:
-            self.ema.load_state_dict(with_current_names(state.get("ema_state", unique_state(self.parts.model))))
+            self.ema.load_averages(with_current_names(state.get("ema_state", unique_state(self.parts.model))))
         if len(state["random"]) == self.processes.count:
             set_random_state(state["random"][self.processes.rank])
         else:

@@ -1,4 +1,9 @@
-"""What a detector is worth and what it costs: COCO metrics, the evaluation loop, parameters and FLOPs."""
+"""What a detector is worth and what it costs.
+
+- `loop`: runs a model over a data set
+- `coco`: COCO's box metrics
+- `cost`: parameters and FLOPs
+"""
 
 from crossstage.evaluation.coco import CocoEvaluator
 from crossstage.evaluation.loop import metrics_table, run_evaluation

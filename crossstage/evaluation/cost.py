@@ -47,7 +47,7 @@ def model_cost(model: nn.Module, batch: ImageBatch) -> list[Cost]:
 
 def cost_table(costs: Iterable[Cost]) -> str:
     """Plain text: a line a part, parameters in millions, multiply-adds in thousands of millions."""
-    rows = [("part", "parameters", "trainable", "GFLOPs")]
+    rows: list[tuple[str, ...]] = [("part", "parameters", "trainable", "GFLOPs")]
     for cost in costs:
         millions = (f"{count / 1e6:.3f} M" for count in (cost.parameters, cost.trainable))
         rows.append((cost.name, *millions, f"{cost.multiply_adds / 1e9:.3f}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -62,7 +62,7 @@ def run_evaluation(
     under DDP would expect equally many batches of all processes; so run this inside of `fabric.autocast()`.
     """
     if is_wrapped(model):
-        model = model.module
+        model = model.get_submodule("module")
     device = _device_of(model) if device is None else torch.device(device)
     show = console if processes is None or processes.is_first else None
     evaluator.reset()
@@ -119,12 +119,12 @@ def _process_all(
     logger.info("evaluated %d images in %.1f s (%.1f images/s)", images, seconds, images / max(seconds, 1e-9))
 
 
-def tracked(items: Iterable[Item], console: Console | None, *, what: str) -> Iterator[Item]:
+def tracked(items: Iterable[Item], console: Console | None, *, what: str) -> Generator[Item, None, None]:
     """Pass `items` on, with a progress bar on a terminal, elsewhere with a line of the log each 30 seconds.
 
     what: a word or two for what is going on. Close the iterator if it is left before its end.
     """
-    total = len(items) if hasattr(items, "__len__") else None
+    total = len(items) if isinstance(items, Sized) else None
     if console is not None and console.is_terminal:
         with Progress(console=console, transient=True) as progress:
             yield from progress.track(items, total=total, description=what)

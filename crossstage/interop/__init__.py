@@ -1,1 +1,4 @@
-"""Bridges to other libraries' data and training loops. Nothing of them is imported before it is used."""
+"""Bridges to other libraries, which are imported only when used.
+
+- `detectron2`: our detectors in its trainers and evaluators, its data sets in ours
+"""

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.checkpoints.save import write_atomically
 from crossstage.config import LazyConfig, instantiate
 from crossstage.data.batch import Sample, bounding_boxes, collate
 from crossstage.data.coco import CocoDetection
 from crossstage.errors import InputError
+from crossstage.files import write_text
 from crossstage.structures import Detections, ImageBatch
 
 INSTALL = "detectron2 0.6 or newer; its guide: https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
@@ -134,7 +134,7 @@ def registered_dataset(name: str, *, keep_empty: bool = True, json_file: str | N
     records = data.DatasetCatalog.get(name)  # a tuple of classes may be missing from what a user registers
     content = coco_content(records, class_names=list(metadata.get("thing_classes", [])), dataset=name)
     Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(json_file), json.dumps(content))
+    write_text(Path(json_file), json.dumps(content))
     return CocoDetection(json_file, "/", keep_empty=keep_empty)
 
 
@@ -146,7 +146,8 @@ def coco_content(records: Sequence[Mapping[str, Any]], *, class_names: Sequence[
     """
     structures = _detectron2("structures")
     absolute = (structures.BoxMode.XYXY_ABS, structures.BoxMode.XYWH_ABS)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records):
         path = str(Path(record["file_name"]).resolve())
         images.append({"id": number, "file_name": path, "height": record["height"], "width": record["width"]})

@@ -1,1 +1,13 @@
-"""Tensor building blocks without knowledge of detectors: boxes, positions, MLPs, attention."""
+"""Tensor building blocks without knowledge of detectors.
+
+- `boxes`: formats, IoU, distances and refinement of boxes
+- `position`: embeddings of map cells and of boxes
+- `position_vector`: AdaMixer's boxes: place, scale and shape
+- `mlp`: linear stacks: heads and feed-forward networks
+- `attention`: dense attention
+- `deformable`: multi-scale deformable attention
+- `sampling`: sampling a pyramid in place and scale
+- `deform_conv`: modulated deformable convolution
+- `focal`: the sigmoid focal loss
+- `multi_hot`: multi-hot class targets
+"""

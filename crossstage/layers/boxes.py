@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-Sides = tuple[Tensor, Tensor, Tensor, Tensor]
+Sides = tuple[Tensor, ...]
 """The four coordinates one by one: vector units want long rows of one coordinate, and to wait for no gather."""
 
 
@@ -97,7 +97,8 @@ class BoxDistance:
         first, second = boxes.unbind(-1), objects.unbind(-1)
         first_corners, second_corners = _corners(first), _corners(second)
         compared = zip(first_corners, second_corners, strict=True) if self.corners else zip(first, second, strict=True)
-        distance = sum((ours - theirs).abs_() for ours, theirs in compared)
+        distances = [(ours - theirs).abs_() for ours, theirs in compared]
+        distance = distances[0] + distances[1] + distances[2] + distances[3]
         return distance, _generalized_box_iou(first_corners, second_corners, eps=self.eps)
 
 

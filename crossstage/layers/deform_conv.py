@@ -8,6 +8,8 @@ PyTorch, slower and with the samples in memory.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,23 +36,21 @@ class ModulatedDeformConv2d(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
         plain = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, bias=bias, **geometry)
         self.geometry, self.groups = geometry, groups
         self.weight, self.bias = plain.weight, plain.bias
         self.conv_offset = nn.Conv2d(in_channels, 3 * kernel_size**2, kernel_size, **geometry)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> ModulatedDeformConv2d:
         """The same convolution with taps that can move; it takes over the weights (square kernels only)."""
-        size, stride, padding, dilation = (
-            value[0] for value in (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        )
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": conv.groups}
+        geometry: dict[str, Any] = {name: getattr(conv, name)[0] for name in ("stride", "padding", "dilation")}
+        geometry |= {"groups": conv.groups, "bias": conv.bias is not None}
         with conv.weight.device:
-            moved = cls(conv.in_channels, conv.out_channels, size, bias=conv.bias is not None, **geometry)
+            moved = cls(conv.in_channels, conv.out_channels, conv.kernel_size[0], **geometry)
         moved.weight, moved.bias = conv.weight, conv.bias
         return moved
 
@@ -102,7 +102,7 @@ def _columns(
     features: Tensor, offsets: Tensor, masks: Tensor, *, kernel_size: int, stride: int, padding: int, dilation: int
 ) -> Tensor:
     """What each tap reads, weighted by its mask: [B, C, k k, H' W']."""
-    batch, channels, *size = features.shape
+    batch, channels, height, width = features.shape
     taps = kernel_size**2
     grids = [
         torch.arange(cells, device=features.device).mul(stride).sub(padding)
@@ -113,10 +113,10 @@ def _columns(
     columns = grids[1][None, :, None, :].expand(kernel_size, -1, offsets.shape[2], -1)
     fixed = torch.stack([rows, columns], dim=2).flatten(0, 1)  # [k k, 2, H', W']
     places = (fixed + offsets.unflatten(1, (taps, 2))).flip(2).permute(0, 1, 3, 4, 2)  # (x, y)
-    extent = features.new_tensor([size[1], size[0]])
+    extent = features.new_tensor([width, height])
     sampled = deformable_sampling(
         features.flatten(2).transpose(1, 2)[:, :, None],
-        Levels.of([tuple(size)], features),
+        Levels.of([(height, width)], features),
         locations=((places + 0.5) / extent).reshape(batch, -1, 1, 1, 1, 2),
         weights=masks.reshape(batch, -1, 1, 1, 1),
     )

@@ -35,9 +35,10 @@ class BoxHead(MLP):
 
     def __init__(self, embed_dim: int, *, initial_size: float = 0.0) -> None:
         super().__init__(embed_dim, embed_dim, 4, 3)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        nn.init.constant_(self.layers[-1].bias[2:], initial_size)
+        weight, bias = self.layers[-1].parameters()
+        nn.init.zeros_(weight)
+        nn.init.zeros_(bias)
+        nn.init.constant_(bias[2:], initial_size)
 
 
 class ClassHead(nn.Linear):

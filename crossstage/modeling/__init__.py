@@ -1,7 +1,17 @@
 """The parts of a detector, in the order of the data flow.
 
-seams (what a part of each kind is given and returns), detector (the whole), backbone, neck, encoders, queries, decoders
-(transformer: their layer), supervision, postprocess.
+- `seams`: what a part of each kind is given, and what it returns
+- `detector`: the whole: its `forward` is the data flow
+- `backbone`: pixels to feature maps: any timm network
+- `neck`: feature maps to a pyramid of one width
+- `encoders`: a pyramid to memory
+- `queries`: where decoder queries come from
+- `decoders`: queries and memory to the predictions of every stage
+- `transformer`: one layer of an encoder or a decoder
+- `stages`: layers that differ from stage to stage
+- `supervision`: matching, labels and losses
+- `postprocess`: the last stage's predictions to detections
+
 `crossstage.structures` says what flows between them.
 """
 

@@ -1,6 +1,9 @@
 """Any timm network as a backbone: normalised pixels in, feature maps by stride out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import timm
 import torch
@@ -30,6 +33,9 @@ class TimmBackbone(nn.Module):
     Raises InputError for an unknown model or a stride that it does not have.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         name: str = "resnet50",
@@ -44,8 +50,8 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body = _features_only(name, strides, pretrained, _plain(options or {}))
-        self.strides = tuple(self.body.feature_info.reduction())
-        self.channels = tuple(self.body.feature_info.channels())
+        maps: Any = self.body.feature_info
+        self.strides, self.channels = tuple(maps.reduction()), tuple(maps.channels())
         self.channels_last = self.body.output_fmt == "NHWC"
         self.patch_size = _patch_size(self.body)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if output_norm else None
@@ -95,7 +101,8 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     if name.startswith(_SWIN_NAMES):
         options = {**_SWIN_OPTIONS, **options}
     with torch.device("meta"):
-        known = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
+        maps: Any = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
+    known = maps.reduction()
     missing = [stride for stride in strides if stride not in known]
     if missing:
         raise InputError(f"backbone.strides={list(strides)}: {name} has no map of stride {missing[0]}; it has {known}")
@@ -135,14 +142,14 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
     """A batch norm that is always in evaluation mode."""
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    def like(cls, norm: nn.BatchNorm2d) -> FixedBatchNorm2d:
         """The same norm: it takes over parameters and statistics."""
         with norm.weight.device:
             fixed = cls(norm.num_features, eps=norm.eps)
         fixed.load_state_dict(norm.state_dict(), assign=True)
         return fixed.eval()
 
-    def train(self, mode: bool = True) -> nn.BatchNorm2d:
+    def train(self, mode: bool = True) -> FixedBatchNorm2d:
         """Stays in evaluation mode."""
         return super().train(False)
 

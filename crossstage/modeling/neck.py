@@ -1,6 +1,7 @@
 """Backbone maps to one width: the channel mapper of Deformable-DETR and its successors, and DETR's single level."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,9 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=(kernel_size - 1) // 2)
         self.norm = nn.Identity() if groups is None else nn.GroupNorm(groups, out_channels)
         self.activation = nn.Identity() if activation is None else activation
-        nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        weight, bias = self.conv.parameters()
+        nn.init.xavier_uniform_(weight)
+        nn.init.zeros_(bias)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(features)))
@@ -51,7 +53,7 @@ class ChannelMapper(nn.Module):
     ) -> None:
         super().__init__()
         extra_in = [in_channels[-1]] + [out_channels] * (num_levels - len(in_channels) - 1)
-        same = {"groups": groups, "activation": activation}
+        same: dict[str, Any] = {"groups": groups, "activation": activation}
         self.convs = nn.ModuleList(
             ConvNorm(channels, out_channels, kernel_size=kernel_size, **same) for channels in in_channels
         )

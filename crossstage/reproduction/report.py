@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from crossstage.checkpoints.load import some
-from crossstage.checkpoints.save import write_atomically
 from crossstage.errors import InputError
+from crossstage.files import write_text
 from crossstage.reproduction.data import described
 from crossstage.reproduction.intervals import Estimate, difference, mean_of_seeds
 from crossstage.reproduction.rows import Row
@@ -199,8 +199,8 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
     """Write report.md and report.json into `request.folder`, each as a whole; return what they say."""
     reports = report_of(request, planned)
     request.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(request.folder / "report.md", markdown(reports, request))
-    write_atomically(request.folder / "report.json", json.dumps(as_json(reports, request), indent=2) + "\n")
+    write_text(request.folder / "report.md", markdown(reports, request))
+    write_text(request.folder / "report.json", json.dumps(as_json(reports, request), indent=2) + "\n")
     return reports
 
 

@@ -18,11 +18,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from crossstage.checkpoints.load import some
-from crossstage.checkpoints.save import POINTER, write_atomically
+from crossstage.checkpoints.save import POINTER
 from crossstage.config import LazyConfig, yaml_form
 from crossstage.engine.metrics import MetricsFile
 from crossstage.engine.setup import check_values, load_config
 from crossstage.errors import InputError
+from crossstage.files import write_text
 from crossstage.reproduction.data import Data
 from crossstage.reproduction.rows import Row, length
 from crossstage.reproduction.tables import rows_of
@@ -168,7 +169,7 @@ class Run:
         """Replace run.json. Raises InputError if that is not possible."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+            write_text(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from error
 

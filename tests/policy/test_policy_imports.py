@@ -1,6 +1,8 @@
 """Imports go one way. The table of design.md, as a test."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,17 +10,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"csla", "dca", "crossstage", "projects", "configs", "tools", "benchmarks", "tests"}
 
-FLOOR = {"structures", "errors"}  # whatever lies higher may import these
+FLOOR = {"structures", "errors", "files"}  # whatever lies higher may import these
 PARTS = {  # of crossstage: which other parts each may import; no two of them import each other
     "structures.py": set(),
     "errors.py": set(),
+    "files.py": set(),
     "torchvision_on_cpu.py": set(),
     "processes.py": FLOOR,
     "random_state.py": FLOOR,
     "configs": set(),
     "projects": set(),
     "layers": {"structures"},
-    "config": {"errors", "configs"},
+    "config": {"errors", "files", "configs"},
     "data": {*FLOOR, "torchvision_on_cpu"},
     "checkpoints": FLOOR,
     "modeling": {*FLOOR, "layers", "config", "torchvision_on_cpu"},
@@ -41,7 +44,7 @@ ALLOWED = {
         for name, parts in PARTS.items()
     },
     "csla": {"csla", "crossstage.structures", "crossstage.layers", "crossstage.config"},
-    "csla/labels.py": set(),
+    "csla/labels.py": {"crossstage.layers"},  # which need torch alone, too
     "dca": {"dca", "crossstage.structures", "crossstage.layers", "crossstage.config"},
     "configs": {"csla", "dca", "crossstage"},
     "projects": {"csla", "dca", "crossstage"},
@@ -118,6 +121,17 @@ def test_pure_maths_needs_torch_alone(name: str):
         if path.exists():  # dca/attention.py comes with its own issue
             others = {module.split(".")[0] for module in imports(path)} - OURS
             assert others <= standard | {"torch"}, path
+
+
+@pytest.mark.parametrize("name", ["pycocotools", "iopath"])
+def test_what_users_do_not_install_is_imported_by_tests_and_benchmarks_alone(name: str):
+    for path in sources("csla", "dca", "crossstage", "projects", "configs", "tools"):
+        assert not {module for module in imports(path) if under(module, {name})}, path
+
+
+def test_import_crossstage_does_not_import_torch():
+    code = "import sys, crossstage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_nothing_imports_the_folders_of_the_checkout():

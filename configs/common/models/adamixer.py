@@ -4,7 +4,7 @@ A project adds `model.decoder.layer.sampler` and `.mixing`, and what its supervi
 """
 
 from crossstage.config import LazyCall as L
-from crossstage.layers.boxes import BoxDistance
+from crossstage.config import get_config
 from crossstage.layers.mlp import FFN
 from crossstage.modeling.backbone import FixedStatistics, TimmBackbone
 from crossstage.modeling.decoders.mixer import MixerDecoder, MixerLayer, NormedHead, OverlapAttention
@@ -14,12 +14,7 @@ from crossstage.modeling.neck import SharedNormMapper
 from crossstage.modeling.postprocess import TopK
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.modeling.queries.joined import JoinedQueries
-from crossstage.modeling.supervision.criterion import SetCriterion
-from crossstage.modeling.supervision.labels import OwnStageLabels
-from crossstage.modeling.supervision.losses import BoxLoss, FocalClassLoss
-from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
 from crossstage.modeling.supervision.normalizers import LabelCount
-from crossstage.modeling.supervision.supervision import Supervision
 
 model = L(Detector)(
     num_classes=80,
@@ -48,27 +43,12 @@ model = L(Detector)(
         box_head=L(NormedHead)(embed_dim="${...embed_dim}", out_dim=4),
         _recursive_=False,
     ),
-    criterion=L(SetCriterion)(
-        groups={
-            "matching": L(Supervision)(
-                matcher=L(HungarianMatcher)(
-                    class_cost=L(FocalClassCost)(eps=1e-12),
-                    box_distance=L(BoxDistance)(corners=True, eps=1e-30),
-                    cost_class=2.0,
-                    cost_bbox=5.0,
-                    cost_giou=2.0,
-                    copies=1,
-                ),
-                labels=L(OwnStageLabels)(),
-                adjustments=[],
-                class_loss=L(FocalClassLoss)(),
-                box_loss=L(BoxLoss)(distance="${up:matcher.box_distance}"),
-                normalizer=L(LabelCount)(),
-                weights={"class": 2.0, "bbox": 5.0, "giou": 2.0},
-                names="{loss}{stage}",
-                class_agnostic=False,
-            )
-        }
-    ),
+    criterion=get_config("common/models/supervision.py").criterion,
     postprocess=L(TopK)(num_select="${up:queries.source.num_queries}", clip=False, nms_threshold=None),
 )
+
+_matching = model.criterion.groups.matching
+_matching.matcher.class_cost.eps = 1e-12
+_matching.matcher.box_distance.update(corners=True, eps=1e-30)
+_matching.normalizer = L(LabelCount)()
+_matching.weights["class"] = 2.0

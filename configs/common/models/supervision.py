@@ -17,8 +17,8 @@ criterion = L(SetCriterion)(
     groups={
         "matching": L(Supervision)(
             matcher=L(HungarianMatcher)(
-                class_cost=L(FocalClassCost)(),
-                box_distance=L(BoxDistance)(),
+                class_cost=L(FocalClassCost)(alpha=0.25, gamma=2.0, eps=1e-8),
+                box_distance=L(BoxDistance)(corners=False, eps=1e-6),
                 cost_class=2.0,
                 cost_bbox=5.0,
                 cost_giou=2.0,

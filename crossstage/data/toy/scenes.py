@@ -77,7 +77,7 @@ class Canvas:
 
     def __init__(self, pixels: np.ndarray, visible: float) -> None:
         self.pixels = pixels
-        self.owner = np.zeros(pixels.shape[:2], np.int16)  # 0 = background or clutter
+        self.owner: np.ndarray = np.zeros(pixels.shape[:2], np.int16)  # 0 = background or clutter
         self.visible = visible
         self._full_areas = [0.0]
 
@@ -150,7 +150,8 @@ def _paint_objects(
     """Objects, mostly the large ones first, so that the small ones are not lost behind them; (class, is_crowd) each."""
     low, high = preset.objects
     count = low + round((high - low) * rng.random() ** 1.5)  # few objects more often than many
-    radii = 0.5 * preset.size * np.exp(rng.uniform(*np.log(preset.extent), count))
+    least, most = np.log(preset.extent)
+    radii = 0.5 * preset.size * np.exp(rng.uniform(least, most, count))
     order = np.argsort(-radii * rng.uniform(0.4, 1.6, count))
     drawn: list[tuple[int, bool]] = []
     if rng.random() < preset.crowd:

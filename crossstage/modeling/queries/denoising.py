@@ -57,16 +57,24 @@ def noised_objects(
     return labels, xyxy_to_cxcywh(corners.clamp(min=0, max=1))
 
 
-class ContrastiveDenoising(nn.Module):
+class Denoising(nn.Module):
+    """What all kinds of denoising groups share: they make their own queries and leave the source's as they are."""
+
+    name = "denoising"
+    num_source_queries = 0
+
+    def adapt(self, queries: Queries) -> Queries:
+        """The source's queries as they are."""
+        return queries
+
+
+class ContrastiveDenoising(Denoising):
     """Makes the denoising group of a batch.
 
     num_queries: positives aimed at; there are max(1, num_queries // M) groups, so 2 * num_queries bounds the group as
     long as M <= num_queries. max_objects bounds it beyond: of an image with more objects, a random choice of so many
     is noised. num_queries=0 switches denoising off.
     """
-
-    name = "denoising"
-    num_source_queries = 0
 
     def __init__(
         self,
@@ -105,10 +113,6 @@ class ContrastiveDenoising(nn.Module):
         content = content.flatten(1, 2) + 0 * self.label_embed.weight[0]
         group = denoising_group(matches, groups=groups)
         return Queries(content, slot_references(boxes, slot_is_object), (group,))
-
-    def adapt(self, queries: Queries) -> Queries:
-        """The source's queries as they are."""
-        return queries
 
 
 def choose_objects(targets: PaddedTargets, max_objects: int) -> tuple[Tensor, PaddedTargets]:

@@ -17,12 +17,7 @@ class LearnedQueries(nn.Module):
     group_names = ("matching",)
 
     def __init__(
-        self,
-        *,
-        num_queries: int,
-        embed_dim: int = 256,
-        content: ContentSource | None = None,
-        extra_queries: int = 0,
+        self, *, num_queries: int, embed_dim: int = 256, content: ContentSource | None = None, extra_queries: int = 0
     ) -> None:
         super().__init__()
         self.num_queries, self.extra_queries, self.content = num_queries, extra_queries, content

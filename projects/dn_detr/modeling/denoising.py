@@ -10,7 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from crossstage.modeling.queries.denoising import DenoisingNoise, choose_objects, denoising_group, slot_references
+from crossstage.modeling.queries.denoising import (
+    Denoising,
+    DenoisingNoise,
+    choose_objects,
+    denoising_group,
+    slot_references,
+)
 from crossstage.structures import PaddedTargets, Queries
 
 
@@ -27,15 +33,12 @@ def noised_copies(
     return labels, (targets.boxes[:, None] + noise.signs * noise.shares * reach).clamp(min=0, max=1)
 
 
-class IndicatorDenoising(nn.Module):
+class IndicatorDenoising(Denoising):
     """Makes the denoising group of a batch, and the content of queries that are not in it.
 
     num_groups: copies of each object; 0 switches denoising off.  label_noise: share of labels that are drawn anew,
     of num_classes + 1.  max_objects: of an image with more objects, a random choice of so many is noised.
     """
-
-    name = "denoising"
-    num_source_queries = 0
 
     def __init__(
         self,
@@ -58,13 +61,7 @@ class IndicatorDenoising(nn.Module):
         return replace(queries, content=queries.content + empty)
 
     def forward(self, targets: PaddedTargets, queries: Queries, *, noise: DenoisingNoise | None = None) -> Queries:
-        """The denoising group (of size 0 without objects): content [B, size, C] and boxes [B, size, 4].
-
-        Args:
-            targets: the objects.
-            queries: none are taken from the source.
-            noise: the draws, where they are not to be random (tests).
-        """
+        """The denoising group; arguments and result as those of `ContrastiveDenoising`."""
         chosen, picked = choose_objects(targets, self.max_objects)
         groups = self.num_groups if chosen.shape[1] else 0
         if noise is None:

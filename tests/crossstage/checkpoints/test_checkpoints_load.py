@@ -6,10 +6,7 @@ import logging
 import os
 import pickle
 from collections import OrderedDict
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -223,22 +220,6 @@ def test_bad_files_are_one_line_that_names_them(name, model, tmp_path):
     with pytest.raises(InputError) as caught:
         load_model(model, tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: {expected}") and "\n" not in str(caught.value)
-
-
-def test_an_address_is_downloaded_once_and_a_wrong_one_named(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "site").mkdir()
-    torch.save({"model": model.state_dict()}, tmp_path / "site/weights.pth")
-    serve = partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
-    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        load_model(model, f"{address}/weights.pth")
-        with pytest.raises(InputError) as caught:
-            read_checkpoint(f"{address}/absent.pth")
-        server.shutdown()
-    assert str(caught.value).startswith(f"{address}/absent.pth: cannot be downloaded") and "404" in str(caught.value)
-    load_model(model, f"{address}/weights.pth")  # from the cache: nobody serves it any more
 
 
 def test_unknown_prefixes_are_named():

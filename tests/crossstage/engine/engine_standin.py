@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from crossstage.errors import InputError
-from crossstage.structures import Detections, ImageBatch
+from crossstage.structures import Detections, ImageBatch, Losses
 
 
 class TinyDetector(nn.Module):
@@ -50,7 +50,7 @@ class TinyDetector(nn.Module):
             self.has_compared = True
         return buffer
 
-    def losses(self, logits: Tensor, boxes: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, boxes: Tensor, batch: ImageBatch) -> Losses:
         counts = [torch.bincount(target.labels, minlength=self.num_classes) for target in batch.targets]
         wanted = torch.stack(counts).clamp(max=1).to(logits)
         middles = torch.stack([t.boxes.mean(0) if len(t) else t.boxes.new_full((4,), 0.5) for t in batch.targets])
@@ -61,7 +61,7 @@ class TinyDetector(nn.Module):
         if self.accident and self.steps == self.accident_at:
             loss_class = self.have_accident(loss_class)
         self.steps += 1
-        return {"loss_class": loss_class, "loss_bbox": loss_bbox, "objects": wanted.sum()}
+        return Losses.of({"loss_class": loss_class, "loss_bbox": loss_bbox}, {"objects": wanted.sum()})
 
     def have_accident(self, loss: Tensor) -> Tensor:
         if self.accident in ("kill", "SIGINT", "SIGTERM"):

@@ -52,7 +52,9 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(run_alone, run, tmp_pa
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "killed/model_final.pth").exists()
     print(f"killed in iteration {step}")  # shown if this fails
+    (tmp_path / "killed/.model_0000003.pth.17.tmp").write_text("what a process that was killed while saving leaves")
     assert_same_end(run("killed", "--resume"), uninterrupted)
+    assert not list((tmp_path / "killed").glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(("name", "step", "status"), [("SIGINT", 0, 130), ("SIGTERM", 8, 143)])

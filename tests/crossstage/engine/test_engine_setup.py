@@ -21,6 +21,7 @@ WRONG = {
     "checkpoint period": ("train.checkpointer.period=0", "train.checkpointer.period=0: expected a whole number"),
     "accumulate": ("train.accumulate=0", "train.accumulate=0: expected"),
     "decay": ("train.model_ema.decay=1.5", "train.model_ema.decay=1.5: expected a number in [0, 1)"),
+    "warm-up": ("train.model_ema.warmup_power=0", "train.model_ema.warmup_power=0.0: expected a number above 0"),
     "clipping": ("train.clip_grad.params.max_norm=0", "train.clip_grad.params.max_norm=0.0: expected a number above 0"),
     "precision": ("train.amp.dtype=fp8", "train.amp.dtype='fp8': expected bf16 or fp16"),
     "fp16 on the CPU": ("train.amp={enabled: True, dtype: fp16}", "train.amp.dtype=fp16 needs a GPU"),

@@ -5,12 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
-from crossstage.engine.ema import ModelEma, unique_state
+from crossstage.engine.ema import ModelEma, build_ema, unique_state
 from crossstage.engine.metrics import History, MetricsFile, StepRecord, settle
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.random_state import preserved_random_state, random_state, seed_all, set_random_state
+from crossstage.structures import Losses
 
 
 def draws() -> tuple:
@@ -51,24 +53,33 @@ def test_the_average_follows_its_definition_and_counts_shared_tensors_once():
     with torch.no_grad():
         for tensor in unique_state(model).values():
             tensor.add_(1)
-    ema.update()
-    for name, average in ema.state_dict().items():
+    ema.update(model)
+    for name, average in ema.averages().items():
         moved = 0.1 if average.is_floating_point() else 1  # num_batches_tracked is copied
         torch.testing.assert_close(average, start[name] + moved)
 
 
-def test_averages_are_swapped_in_and_out_bit_by_bit_whatever_happens():
-    model = make_model()
+def test_averages_begin_with_the_weights_and_are_loaded_by_name():
+    model, other = make_model(), make_model()
     ema = ModelEma(model, decay=0.9)
-    with torch.no_grad():
-        model[0].weight.mul_(3)
-    own, average = model[0].weight.detach().clone(), ema.state_dict()["0.weight"].clone()
-    with pytest.raises(RuntimeError), ema.applied():
-        assert model[0].weight.equal(average) and model[2].weight.equal(average)
-        raise RuntimeError
-    assert model[0].weight.equal(own) and ema.state_dict()["0.weight"].equal(average)
+    assert ema.averages().keys() == unique_state(model).keys() and "2.weight" not in ema.averages()
+    ema.load_averages(unique_state(other))
+    inputs = torch.rand(3, 2)
+    assert ema.module(inputs).equal(other.eval()(inputs)) and not ema.module(inputs).equal(model.eval()(inputs))
     with pytest.raises(InputError, match=r"does not fit the model: 0\.bias"):
-        ema.load_state_dict({name: tensor for name, tensor in ema.state_dict().items() if name != "0.bias"})
+        ema.load_averages({name: tensor for name, tensor in ema.averages().items() if name != "0.bias"})
+
+
+def test_a_warm_up_begins_with_the_weights_and_ends_at_the_decay():
+    options = OmegaConf.create({"decay": 0.9, "use_warmup": True, "warmup_gamma": 1.0, "warmup_power": 1.0})
+    ema = build_ema(nn.Linear(1, 1, bias=False), options)
+    values = []
+    for step in range(1, 13):
+        ema.update(nn.Linear(1, 1, bias=False).requires_grad_(False).apply(lambda m, s=step: m.weight.fill_(s)), step)
+        values.append(ema.averages()["weight"].item())
+    # gamma 1 and power 1: the mean of all weights so far, until 1 - 1/t exceeds the decay
+    assert values[:10] == pytest.approx([(1 + step) / 2 for step in range(1, 11)])
+    assert values[11] == pytest.approx(0.9 * values[10] + 0.1 * 12)
 
 
 def test_medians_forget_what_is_older_than_20():
@@ -83,10 +94,11 @@ def test_medians_forget_what_is_older_than_20():
 
 
 def test_settle_names_the_first_bad_iteration_and_lets_metrics_be_nan():
-    good = StepRecord.of(3, {"loss_a": torch.tensor(1.0), "accuracy": torch.tensor(float("nan"))}, (1, 2))
-    assert settle([good])[0]["loss_a"] == 1.0
-    bad = StepRecord.of(4, {"loss_b": torch.tensor(float("inf")), "loss_c": torch.tensor(0.0)}, (7, 8))
-    with pytest.raises(NonFiniteError, match=r"^iteration 4: not finite: loss_b; image ids 7, 8$"):
+    good = StepRecord.of(3, Losses.of({"a": torch.tensor(1.0)}, {"loss_b": torch.tensor(float("nan"))}), (1, 2))
+    row = settle([good])[0]
+    assert row["a"] == row["total_loss"] == 1.0
+    bad = StepRecord.of(4, Losses.of({"b": torch.tensor(float("inf")), "c": torch.tensor(0.0)}), (7, 8))
+    with pytest.raises(NonFiniteError, match=r"^iteration 4: not finite: b, total_loss; image ids 7, 8$"):
         settle([good, bad, bad])
 
 

@@ -126,6 +126,27 @@ def test_averaged_weights_are_evaluated_beside_or_instead(run, arguments, capsys
     assert json.loads((evaluated / "results.json").read_text()) == {"bbox": pytest.approx(results["bbox"], nan_ok=True)}
 
 
+def test_the_averages_and_the_weights_are_what_is_scored(run, monkeypatch):
+    scored = []
+
+    def remember(session, parts):
+        scored.append({name: tensor.clone() for name, tensor in parts.model.state_dict().items()})
+        return {"bbox": {"AP": 0.0}}
+
+    monkeypatch.setattr("crossstage.engine.trainer.score", remember)
+    state = read_checkpoint(run("run", "train.max_iter=3", "train.eval_period=0") / "model_final.pth")
+    assert len(scored) == 2
+    for weights, saved in zip(scored, (state["ema_state"], state["model"]), strict=True):
+        assert weights.keys() == saved.keys() and all(weights[name].equal(saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize("use_warmup", [True, False])
+def test_a_warm_up_takes_the_first_weights_as_they_are(use_warmup, run):
+    folder = run("run", "train.max_iter=1", "train.eval_period=0", f"train.model_ema.use_warmup={use_warmup}")
+    state = read_checkpoint(folder / "model_final.pth")
+    assert state["ema_state"]["class_head.weight"].equal(state["model"]["class_head.weight"]) == use_warmup
+
+
 def test_eval_only_repeats_the_final_scores(run, arguments, capsys):
     trained = run("run", "train.max_iter=4", "train.model_ema.enabled=False")
     final = json.loads((trained / "results.json").read_text())
