@@ -38,15 +38,19 @@ def former_name(name: str) -> str:
     return name
 
 
-def draw_weights(model: nn.Module) -> None:
-    """Replace every parameter by numbers that depend on its name and shape alone."""
+def draw_weights(model: nn.Module, other: nn.Module) -> None:
+    """Replace every parameter by numbers that depend on its name and shape alone.
+
+    Vectors keep their initial values, plus noise, unless these are random: `other`, built after another seed, differs.
+    """
+    others = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(former_name(name).encode()))
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() > 1:
             parameter.data = noise * parameter[0].numel() ** -0.5
         else:
-            parameter.data += 0.1 * noise
+            parameter.data = parameter.data * parameter.equal(others[name]) + 0.1 * noise
 
 
 def sequence(file: Path) -> list[dict[str, float]]:
@@ -54,8 +58,8 @@ def sequence(file: Path) -> list[dict[str, float]]:
     node = LazyConfig.load(str(file)).model
     torch.manual_seed(0)
     batches = [image_batch(3, 5), image_batch(0, 2), image_batch(7, 1)]
-    model = instantiate(node).train()
-    draw_weights(model)
+    model, other = instantiate(node).train(), instantiate(node)
+    draw_weights(model, other)
     learning = [(name, value) for name, value in sorted(model.named_parameters()) if value.requires_grad]
     optimizer = torch.optim.AdamW([value for _, value in learning], lr=1e-4)
     steps = []

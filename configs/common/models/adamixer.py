@@ -30,21 +30,20 @@ model = L(Detector)(
         frozen_stages=2,
         edits=[L(FixedStatistics)()],
     ),
-    neck=L(SharedNormMapper)(in_channels=[256, 512, 1024, 2048], out_channels="${..embed_dim}", groups=32),
+    neck=L(SharedNormMapper)(in_channels=[256, 512, 1024, 2048], out_channels="${up:embed_dim}", groups=32),
     encoder=L(NoEncoder)(),
     queries=L(BoxQueries)(num_queries=100, embed_dim="${..embed_dim}"),
     decoder=L(MixerDecoder)(
         layer=L(MixerLayer)(
-            embed_dim="${...embed_dim}",
-            attention=L(OverlapAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            embed_dim="${up:embed_dim}",
+            attention=L(OverlapAttention)(embed_dim="${up:embed_dim}", num_heads=8),
             sampler=None,
             mixing=None,
-            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+            ffn=L(FFN)(embed_dim="${up:embed_dim}", feedforward_dim=2048),
         ),
         num_layers=6,
-        class_head=L(NormedHead)(embed_dim="${...embed_dim}", out_dim="${...num_classes}", prior=0.01),
-        box_head=L(NormedHead)(embed_dim="${...embed_dim}", out_dim=4),
-        _recursive_=False,
+        class_head=L(NormedHead)(embed_dim="${up:embed_dim}", out_dim="${up:num_classes}", prior=0.01),
+        box_head=L(NormedHead)(embed_dim="${up:embed_dim}", out_dim=4),
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
@@ -59,5 +58,5 @@ model = L(Detector)(
         box_distance=box_distance,
         normalizer=L(LabelCount)(),
     ),
-    postprocess=L(TopK)(num_select="${..queries.num_queries}", clip=False, nms_threshold=None),
+    postprocess=L(TopK)(num_select="${up:queries.num_queries}", clip=False, nms_threshold=None),
 )

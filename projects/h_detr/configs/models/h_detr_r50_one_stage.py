@@ -14,6 +14,6 @@ model = get_config("common/models/deformable.py").model
 model.queries = L(LearnedQueries)(
     num_queries=300, embed_dim="${..embed_dim}", one_to_many=L(OneToMany)(num_queries=1500, repeats=6)
 )
-model.decoder.first_box_head = L(BoxHead)(embed_dim="${...embed_dim}", initial_size=-2.0)
+model.decoder.first_box_head = L(BoxHead)(embed_dim="${up:embed_dim}", initial_size=-2.0)
 model.decoder.look_forward_twice = True
 model.criterion.weights.loss_class = 2.0
