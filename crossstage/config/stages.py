@@ -67,11 +67,11 @@ def stage_factory(owner: str, name: str, value: Any) -> StageFactory:
         return value
     if isinstance(value, Mapping) and "_target_" in value:
         return StageFactory(as_config(value))
-    kind = type(value)
-    if kind.__module__ == "builtins":
+    if isinstance(value, type) or not callable(value):
         raise NodeNeededError(
             f"{owner}: {name}={value!r}: expected a config node, L(...)(...), which each stage builds"
         )
+    kind = type(value)
     raise NodeNeededError(
         f"{owner}: {name} is a built {dotted_name(kind) or kind.__name__}, which all stages would share; "
         f"give a config node, L({kind.__name__})(...), which each stage builds"
