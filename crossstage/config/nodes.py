@@ -11,6 +11,7 @@ from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 import crossstage.config.interpolation  # noqa: F401 (registers `${up:key}`)
 from crossstage.config.signatures import named_parameters, plain_defaults, signature_of, takes_any_keyword
 
+CONFIG_MODULE = "config_file_"  # how the name of a config file begins, while it runs
 OBJECTS = {"allow_objects": True}  # omegaconf's flag: values may be classes, functions and other Python objects
 
 
@@ -20,12 +21,17 @@ class LazyCall:
     The target is a class, a function, a dotted name, or itself a node whose object is called. Arguments are given
     by keyword; tuples become lists, as everywhere in omegaconf. The target's other arguments follow with their
     defaults, provided these are plain data: all of them can be overridden and are in config.yaml. Raises TypeError
-    for a target that cannot be called.
+    for a target that cannot be called, or that a config file defines itself.
     """
 
     def __init__(self, target: Any) -> None:
         if not (callable(target) or isinstance(target, str | DictConfig | dict)):
             raise TypeError(f"LazyCall needs a class, a function, a dotted name or a node, got {target!r}")
+        if str(getattr(target, "__module__", "")).startswith(CONFIG_MODULE):
+            raise TypeError(
+                f"LazyCall({target.__name__}): defined in a config file, from where a stored config cannot import it; "
+                f"define it in a module in the config's folder, and write: from my_module import {target.__name__}"
+            )
         self._target = target
 
     def __call__(self, **arguments: Any) -> DictConfig:
