@@ -132,7 +132,9 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         if folder.is_dir():
             folders.make_importable(folder)
         else:
-            _LOG.warning("%s: %s, from which it imports, is not there: put its modules into this folder", file, folder)
+            _LOG.warning(
+                "%s: needs modules of %s, which does not exist; copy them into the folder of this file", file, folder
+            )
     return as_config(yaml_form.decode(values, str(file)))
 
 

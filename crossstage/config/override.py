@@ -4,9 +4,10 @@
 has a `_target_`: then it takes the node's place. Lists are indexed by number: `a.0.b=1`. A new `a._target_` brings
 its own defaults, and removes those of the target before it.
 
-The new value must fit the old one: numbers for a number, true or false for a bool, a mapping for a mapping. A value
-in quotes of its own (in a shell: `"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces,
-anything; where a class or function was, a dotted name is one.
+The new value must fit the old one: numbers for a number (a list too, if the target's annotation of the argument names
+a kind of list), true or false for a bool, a mapping for a mapping. A value in quotes of its own (in a shell:
+`"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces, anything; where a class or function
+was, a dotted name is one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
 from crossstage.config.nodes import as_config, set_target, with_defaults
+from crossstage.config.signatures import takes_list
 from crossstage.errors import InputError
 
 _SHOWN = 12  # keys listed in a message
@@ -125,7 +127,8 @@ def _set(parent: Any, key: Any, value: Any, path: str, text: str, *, adds: bool 
             _set(old, name, _plain(item), here, text, adds=adds, quoted=isinstance(item, QuotedString))
         return
     value = _plain(value)
-    if old is not None and value is not None and not _is_interpolation(value):
+    is_list_for_number = isinstance(value, list) and isinstance(old, int | float) and _takes_list(parent, key)
+    if not (old is None or value is None or is_list_for_number or _is_interpolation(value)):
         value = _fitting(old, value, text, here, quoted=quoted, is_target=key == "_target_")
     if key == "_target_":
         set_target(parent, value)
@@ -159,6 +162,11 @@ def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_tar
         except NameNotFoundError as error:
             raise OverrideValueError(f"{text}: {error}") from error
     return value
+
+
+def _takes_list(parent: Any, key: Any) -> bool:
+    """Whether a node's target accepts a list for an argument."""
+    return isinstance(parent, DictConfig) and "_target_" in parent and takes_list(parent["_target_"], key)
 
 
 def _old_value(parent: Any, key: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from crossstage.config.names import NameNotFoundError, locate
@@ -42,6 +43,12 @@ def plain_defaults(target: Any) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if name != STAGE and _is_plain(parameter.default)
     }
+
+
+def takes_list(target: Any, name: str) -> bool:
+    """Whether the annotation of a parameter names a kind of list, as in `int | Sequence[int]`."""
+    parameter = named_parameters(signature_of(target)).get(name)
+    return parameter is not None and bool(re.search(r"(?i)sequence|list|tuple|iterable", str(parameter.annotation)))
 
 
 def _is_plain(value: Any) -> bool:

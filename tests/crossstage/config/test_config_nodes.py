@@ -1,6 +1,7 @@
 """Nodes: every plain default is listed, a new target brings its own, and `${up:key}` finds a value from any depth."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.instantiate import BuildError
+from crossstage.config.override import OverrideValueError
 
 MARK = object()
 
@@ -44,6 +46,10 @@ class Old:
 class New:
     def __init__(self, width, depth=5, *, offset=0.5):
         self.values = (width, depth, offset)
+
+
+def points(number: int | Sequence[int] = 4, sizes: "list[int] | float" = 0.5, width: int = 2, loose=3):
+    return number, sizes, width, loose
 
 
 def forwards(width, **options):
@@ -129,6 +135,14 @@ def test_a_value_that_the_new_target_lacks_is_an_error_where_it_was_given():
         BuildError, match=r"^a\.scale: .*New has no argument 'scale'\. It takes: width, depth, offset\."
     ):
         instantiate(cfg)
+
+
+def test_a_list_fits_a_number_where_the_annotation_says_so():
+    cfg = LazyConfig.apply_overrides(config(a=L(points)()), ["a.number=[8,4]", "a.sizes=[1]"])
+    assert instantiate(cfg.a) == ([8, 4], [1], 2, 3)
+    for override in ("a.width=[8,4]", "a.loose=[8,4]", "a.number=text", "a.number={x:1}"):
+        with pytest.raises(OverrideValueError, match="expects a number"):
+            LazyConfig.apply_overrides(config(a=L(points)()), [override])
 
 
 TREE = {
