@@ -66,16 +66,7 @@ def _build(cfg: DictConfig, stage: int | None) -> Any:
     path = cfg._get_full_key(None)
     _refuse_flags(cfg, stage)
     target = _target(cfg, path)
-    declared = getattr(target, "per_stage", ())
-    arguments = {}
-    for key in cfg:
-        if key != "_target_":
-            value = _read(cfg, key)
-            arguments[str(key)] = (
-                _factory(target, key, value, path) if key in declared else instantiate(value, stage=stage)
-            )
-    if stage is not None and STAGE in named_parameters(signature_of(target)):
-        arguments[STAGE] = stage
+    arguments = _arguments(cfg, target, path, stage)
     try:
         return target(**arguments)
     except NodeNeededError as error:
@@ -105,6 +96,19 @@ def _refuse_flags(cfg: DictConfig, stage: int | None) -> None:
     if stage is not None and STAGE in cfg:
         key = cfg._get_full_key(STAGE)
         raise BuildError(f"{key}: cannot be set; delete it: each stage gives its own number to its parts")
+
+
+def _arguments(cfg: DictConfig, target: Callable[..., Any], path: str, stage: int | None) -> dict[str, Any]:
+    """The keyword arguments of a node's call, built, or as factories where the target builds them per stage."""
+    per_stage = getattr(target, "per_stage", ())
+    values = {str(key): _read(cfg, key) for key in cfg if key != "_target_"}
+    arguments = {
+        key: _factory(target, key, value, path) if key in per_stage else instantiate(value, stage=stage)
+        for key, value in values.items()
+    }
+    if stage is not None and STAGE in named_parameters(signature_of(target)):
+        arguments[STAGE] = stage
+    return arguments
 
 
 def _factory(target: Callable[..., Any], key: str, value: Any, path: str) -> StageFactory | None:
