@@ -18,7 +18,10 @@ from crossstage.config.names import dotted_name, locate
 from dca.attention import DualCrossAttention
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
-"""The norm between the two attentions; its width is the decoder's `embed_dim`."""
+"""The norm between the two attentions; its width is the decoder's `embed_dim`.
+
+The interpolation is omegaconf's own: detectron2 also loads stored configs where nothing has registered `${up:...}`.
+"""
 
 _BUILDER = "dca.detrex.dual_attention_decoder"
 

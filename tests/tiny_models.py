@@ -49,7 +49,7 @@ def tiny(model: DictConfig) -> DictConfig:
     _shrink(model)
     backbone, neck = model.backbone, model.neck
     is_swin = backbone.name.startswith("swin")
-    kept = {name: value for name, value in backbone.get("options", {}).items() if name == "output_stride"}
+    kept = {name: value for name, value in (backbone.options or {}).items() if name == "output_stride"}
     backbone.update(
         name="swin_tiny_patch4_window7_224" if is_swin else "resnet18",
         pretrained=False,

@@ -8,8 +8,8 @@ from crossstage.engine.optim import parameter_groups
 AdamW = L(torch.optim.AdamW)(
     # the trainer sets params.model
     params=L(parameter_groups)(
-        base_lr="${..lr}",
-        weight_decay="${..weight_decay}",
+        base_lr="${up:lr}",
+        weight_decay="${up:weight_decay}",
         weight_decay_norm=0.0,
         lr_factors={"backbone": 0.1},
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from types import TracebackType
@@ -13,10 +12,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
 from crossstage.config.nodes import OBJECTS, as_config, is_structured, opaque
+from crossstage.config.signatures import STAGE, named_parameters, signature_of, takes_any_keyword
+from crossstage.config.stages import NodeNeededError, StageFactory, stage_factory
 from crossstage.config.yaml_form import NotInYaml
 from crossstage.errors import InputError
-
-_RESERVED = ("_target_", "_recursive_")
 
 
 class BuildError(InputError, TypeError, ValueError):
@@ -27,42 +26,51 @@ class TargetError(BuildError, ImportError):
     """A node whose `_target_` cannot be imported or called."""
 
 
-def instantiate(cfg: Any) -> Any:
+def instantiate(cfg: Any, *, stage: int | None = None) -> Any:
     """Build what a config describes.
 
     A node (a mapping with `_target_`: a dotted name, an object, or a node) is called with its other items as keyword
-    arguments, which are built first. With `_recursive_: False` they are not: child nodes arrive as they are and the
-    target builds them itself; the flag holds for this node alone. A list gives a list, omegaconf's form of a
-    dataclass the dataclass, a DictConfig without target a DictConfig with its nodes built. All else is returned as
-    it is. An interpolation that points to a node builds that node anew.
+    arguments, which are built first. If the target names arguments in its attribute `per_stage`, they are not built:
+    the target receives a StageFactory for each, by which it builds that node once per stage. A list gives a list,
+    omegaconf's form of a dataclass the dataclass, a DictConfig without target a DictConfig with its nodes built. All
+    else is returned as it is. An interpolation that points to a node builds that node again.
 
-    Raises TargetError and BuildError, in one line that begins with the node's config path, for an unknown target, a
-    wrong or missing argument, and a TypeError or ValueError of the target itself. Any other exception keeps its type
-    and traceback; the path is added as a note and as its attribute `config_path`.
+    Args:
+        cfg: the config.
+        stage: the number that targets with a parameter `stage` receive, at any depth; None outside a stage.
+
+    Raises:
+        BuildError: one line that begins with the node's config path, for an unknown target (TargetError), a wrong or
+            missing argument, and a TypeError or ValueError of the target itself. Any other exception keeps its type
+            and traceback; the path is added as a note and as its attribute `config_path`.
     """
     if isinstance(cfg, NotInYaml):
         cfg()
     if isinstance(cfg, ListConfig | list):
-        return [instantiate(item) for item in _items(cfg)]
+        return [instantiate(item, stage=stage) for item in _items(cfg)]
     if type(cfg) is tuple:
-        return tuple(instantiate(item) for item in cfg)
+        return tuple(instantiate(item, stage=stage) for item in cfg)
     if isinstance(cfg, dict | DictConfig) and "_target_" in cfg:
-        return _build(as_config(cfg))
+        return _build(as_config(cfg), stage)
     if is_structured(cfg):
         return OmegaConf.to_object(cfg)
     if isinstance(cfg, DictConfig) and _holds_node(cfg):
-        items = {k: "???" if OmegaConf.is_missing(cfg, k) else opaque(instantiate(_read(cfg, k))) for k in cfg}
+        items = {
+            k: "???" if OmegaConf.is_missing(cfg, k) else opaque(instantiate(_read(cfg, k), stage=stage)) for k in cfg
+        }
         return DictConfig(items, flags={**OBJECTS, "no_deepcopy_set_nodes": True})
     return cfg
 
 
-def _build(cfg: DictConfig) -> Any:
+def _build(cfg: DictConfig, stage: int | None) -> Any:
     path = cfg._get_full_key(None)
+    _refuse_flags(cfg, stage)
     target = _target(cfg, path)
-    build = instantiate if _read(cfg, "_recursive_", default=True) else _unbuilt
-    arguments = {str(key): build(_read(cfg, key)) for key in cfg if key not in _RESERVED}
+    arguments = _arguments(cfg, target, path, stage)
     try:
         return target(**arguments)
+    except NodeNeededError as error:
+        raise BuildError(f"{_place(path)}{error}") from error
     except InputError:
         raise
     except (TypeError, ValueError) as error:
@@ -76,6 +84,39 @@ def _build(cfg: DictConfig) -> Any:
     except Exception as error:
         _annotate(error, path, target)
         raise
+
+
+def _refuse_flags(cfg: DictConfig, stage: int | None) -> None:
+    """Raise BuildError for keys that older configs used to say what is built per stage."""
+    if "_recursive_" in cfg:
+        key = cfg._get_full_key("_recursive_")
+        raise BuildError(
+            f"{key}: no longer a key; delete it: a class says itself what it builds per stage (`per_stage`)"
+        )
+    if stage is not None and STAGE in cfg:
+        key = cfg._get_full_key(STAGE)
+        raise BuildError(f"{key}: cannot be set; delete it: each stage gives its own number to its parts")
+
+
+def _arguments(cfg: DictConfig, target: Callable[..., Any], path: str, stage: int | None) -> dict[str, Any]:
+    """The keyword arguments of a node's call, built, or as factories where the target builds them per stage."""
+    per_stage = getattr(target, "per_stage", ())
+    values = {str(key): _read(cfg, key) for key in cfg if key != "_target_"}
+    arguments = {
+        key: _factory(target, key, value, path) if key in per_stage else instantiate(value, stage=stage)
+        for key, value in values.items()
+    }
+    if stage is not None and STAGE in named_parameters(signature_of(target)):
+        arguments[STAGE] = stage
+    return arguments
+
+
+def _factory(target: Callable[..., Any], key: str, value: Any, path: str) -> StageFactory | None:
+    """What a target receives for an argument that it builds per stage; None stays None."""
+    try:
+        return None if value is None else stage_factory(_name(target), key, value)
+    except NodeNeededError as error:
+        raise BuildError(f"{_place(path)}{error}") from error
 
 
 def _target(cfg: DictConfig, path: str) -> Callable[..., Any]:
@@ -112,15 +153,6 @@ def _items(cfg: ListConfig | list[Any]) -> list[Any]:
         raise BuildError(str(error).splitlines()[0]) from error
 
 
-def _unbuilt(value: Any) -> Any:
-    """An argument for a target that builds its child nodes itself; nodes keep their parents."""
-    if isinstance(value, NotInYaml):
-        value()
-    if isinstance(value, ListConfig):
-        return [_unbuilt(item) for item in _items(value)]
-    return OmegaConf.to_object(value) if is_structured(value) and "_target_" not in value else value
-
-
 def _holds_node(cfg: Any) -> bool:
     if isinstance(cfg, NotInYaml) or is_structured(cfg):
         return True
@@ -134,19 +166,16 @@ def _holds_node(cfg: Any) -> bool:
 
 def _argument_problem(target: Callable[..., Any], arguments: dict[str, Any], path: str) -> str | None:
     """Say which arguments do not fit the signature; None if they do, or if there is no signature."""
-    try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):
+    signature = signature_of(target)
+    if signature is None:
         return None
-    parameters = signature.parameters.values()
-    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [p.name for p in by_name]
-    takes = f"It takes: {', '.join(names) or 'no arguments'}."
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        for unknown in (name for name in arguments if name not in names):
+    parameters = named_parameters(signature)
+    takes = f"It takes: {', '.join(parameters) or 'no arguments'}."
+    if not takes_any_keyword(signature):
+        for unknown in (name for name in arguments if name not in parameters):
             key = f"{path}.{unknown}" if path else unknown
-            return f"{key}: {_name(target)} has no argument '{unknown}'. {takes}{suggestion(unknown, names)}"
-    missing = [p.name for p in by_name if p.default is p.empty and p.name not in arguments]
+            return f"{key}: {_name(target)} has no argument '{unknown}'. {takes}{suggestion(unknown, parameters)}"
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in arguments]
     if missing:
         return f"{_place(path)}{_name(target)} lacks the argument {', '.join(map(repr, missing))}. {takes}"
     return None

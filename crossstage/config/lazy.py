@@ -14,7 +14,7 @@ import cloudpickle
 from omegaconf import DictConfig
 
 import crossstage.configs
-from crossstage.config import yaml_form
+from crossstage.config import folders, yaml_form
 from crossstage.config.names import suggestion
 from crossstage.config.nodes import as_config
 from crossstage.config.override import apply_overrides
@@ -41,8 +41,9 @@ class LazyConfig:
 
         Returns a DictConfig: what the YAML file holds, or the mappings of the Python file whose name does not begin
         with an underscore (its other values are its own affair). With `keys`, the value of that name, or a tuple of
-        the values of those names, of any type. Raises InputError (ConfigNotFoundError, ConfigFileError,
-        ConfigImportError, ConfigKeyError) in one line that names the file.
+        the values of those names, of any type. Modules in the file's folder can be imported from then on. Raises
+        InputError (ConfigNotFoundError, ConfigFileError, ConfigImportError, ConfigKeyError) in one line that names
+        the file.
         """
         file = Path(os.path.abspath(filename))
         if file.suffix not in (".py", ".yaml", ".yml"):
@@ -69,12 +70,15 @@ class LazyConfig:
         """Write a config as YAML that `load` reads; interpolations stay interpolations.
 
         Targets become dotted names; classes, functions, enum members and torch dtypes `{_object_: NAME}`; dataclass
-        instances nodes. Where a value has none of these forms (a lambda), the YAML says so, a warning names the key,
-        and the whole config goes beside it as `<filename>.pkl` (see `load_pickle`). Each file is replaced as a whole
-        or not at all. Raises InputError if it cannot be written.
+        instances nodes. The folders of modules that are not installed are listed under `_import_from_`. Where a value
+        has none of these forms (a lambda), the YAML says so, a warning names the key, and the whole config goes
+        beside it as `<filename>.pkl` (see `load_pickle`). Each file is replaced as a whole or not at all. Raises
+        InputError if it cannot be written.
         """
         file = Path(filename)
         content, lost = yaml_form.encode(cfg)
+        if needed := folders.needed_folders(content):
+            content[folders.KEY] = needed
         beside = file.with_name(f"{file.name}.pkl")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +129,13 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read as text ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: a config is a mapping at its top level, this is {type(values).__name__}")
+    for folder in (file.parent, *map(Path, values.pop(folders.KEY, ()))):
+        if folder.is_dir():
+            folders.make_importable(folder)
+        else:
+            _LOG.warning(
+                "%s: needs modules of %s, which does not exist; copy them into the folder of this file", file, folder
+            )
     return as_config(yaml_form.decode(values, str(file)))
 
 

@@ -1,14 +1,17 @@
-"""Config nodes: a call as data."""
+"""Config nodes: a call as data, which lists every argument that has a plain default."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 
-from crossstage.config import interpolation  # noqa: F401  (registers ${up:...})
+import crossstage.config.interpolation  # noqa: F401 (registers `${up:key}`)
+from crossstage.config.signatures import named_parameters, plain_defaults, signature_of, takes_any_keyword
 
+CONFIG_MODULE = "config_file_"  # how the name of a config file begins, while it runs
 OBJECTS = {"allow_objects": True}  # omegaconf's flag: values may be classes, functions and other Python objects
 
 
@@ -16,17 +19,48 @@ class LazyCall:
     """Make a node: `LazyCall(Target)(argument=value)` is a DictConfig that `instantiate` turns into the call.
 
     The target is a class, a function, a dotted name, or itself a node whose object is called. Arguments are given
-    by keyword; tuples become lists, as everywhere in omegaconf. Raises TypeError for a target that cannot be called.
+    by keyword; tuples become lists, as everywhere in omegaconf. The target's other arguments follow with their
+    defaults, provided these are plain data: all of them can be overridden and are in config.yaml. Raises TypeError
+    for a target that cannot be called, or that a config file defines itself.
     """
 
     def __init__(self, target: Any) -> None:
         if not (callable(target) or isinstance(target, str | DictConfig | dict)):
             raise TypeError(f"LazyCall needs a class, a function, a dotted name or a node, got {target!r}")
+        if str(getattr(target, "__module__", "")).startswith(CONFIG_MODULE):
+            raise TypeError(
+                f"LazyCall({target.__name__}): defined in a config file, from where a stored config cannot import it; "
+                f"define it in a module in the config's folder, and write: from my_module import {target.__name__}"
+            )
         self._target = target
 
     def __call__(self, **arguments: Any) -> DictConfig:
         """Return the node."""
-        return as_config({"_target_": self._target, **arguments})
+        return as_config(with_defaults({"_target_": self._target, **arguments}))
+
+
+def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node's items and, after them, the plain defaults of its target that it does not hold yet."""
+    defaults = plain_defaults(node["_target_"])
+    return {**node, **{name: value for name, value in defaults.items() if name not in node}}
+
+
+def set_target(node: DictConfig, target: Any) -> None:
+    """Give a node another target, in place.
+
+    Arguments that the new target lacks are removed if they hold the old target's default; the new target's defaults
+    are added. All other arguments stay.
+    """
+    held = OmegaConf.to_container(node, resolve=False)
+    signature = signature_of(target)
+    if not takes_any_keyword(signature):
+        for name, default in plain_defaults(held.get("_target_")).items():
+            if name not in named_parameters(signature) and name in held and held[name] == default:
+                del node[name]
+    node["_target_"] = target
+    for name, default in plain_defaults(target).items():
+        if name not in held:
+            node[name] = as_config(default)
 
 
 def as_config(value: Any) -> Any:

@@ -1,15 +1,18 @@
 """Overrides on the command line, in Hydra's grammar.
 
 `a.b=1` sets a key that exists, `+a.b=1` adds one, `~a.b` deletes one; `a.b={x:1}` sets keys of a mapping, unless it
-has a `_target_`: then it takes the node's place. Lists are indexed by number: `a.0.b=1`.
+has a `_target_`: then it takes the node's place. Lists are indexed by number: `a.0.b=1`. A new `a._target_` brings
+its own defaults, and removes those of the target before it.
 
-The new value must fit the old one: numbers for a number, true or false for a bool, a mapping for a mapping. A value
-in quotes of its own (in a shell: `"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces,
-anything; where a class or function was, a dotted name is one.
+The new value must fit the old one: numbers for a number (a list too, if the target's annotation of the argument names
+a kind of list), true or false for a bool, a mapping for a mapping. A value in quotes of its own (in a shell:
+`"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces, anything; where a class or function
+was, a dotted name is one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -21,7 +24,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
-from crossstage.config.nodes import as_config
+from crossstage.config.nodes import as_config, set_target, with_defaults
+from crossstage.config.signatures import takes_list
 from crossstage.errors import InputError
 
 _SHOWN = 12  # keys listed in a message
@@ -86,6 +90,10 @@ def _child(parent: Any, name: str, path: str, text: str, *, adds: bool) -> Any:
     else:
         _check_exists(parent, key, path, text)
     child = parent[key]
+    if OmegaConf.is_interpolation(parent, key) and isinstance(child, DictConfig | ListConfig):
+        # the override changes the place that it names alone, not the one that an interpolation leads to
+        parent[key] = copy.deepcopy(child)
+        child = parent[key]
     if not isinstance(child, DictConfig | ListConfig):
         raise OverrideKeyError(f"{text}: {_join(path, name)} is {child!r}, no mapping: there is nothing below it")
     return child
@@ -103,7 +111,7 @@ def _key(parent: Any, name: str, path: str, text: str) -> Any:
 def _check_exists(parent: Any, key: Any, path: str, text: str) -> None:
     if isinstance(parent, ListConfig) or key in parent or OmegaConf.is_missing(parent, key):
         return
-    keys = [str(name) for name in parent if name not in ("_target_", "_recursive_")]
+    keys = [str(name) for name in parent if name != "_target_"]
     shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
     hint = suggestion(str(key), keys, f"{path}." if path else "")
     if not hint:
@@ -124,9 +132,13 @@ def _set(parent: Any, key: Any, value: Any, path: str, text: str, *, adds: bool 
             _set(old, name, _plain(item), here, text, adds=adds, quoted=isinstance(item, QuotedString))
         return
     value = _plain(value)
-    if old is not None and value is not None and not _is_interpolation(value):
+    is_list_for_number = isinstance(value, list) and isinstance(old, int | float) and _takes_list(parent, key)
+    if not (old is None or value is None or is_list_for_number or _is_interpolation(value)):
         value = _fitting(old, value, text, here, quoted=quoted, is_target=key == "_target_")
-    parent[key] = as_config(value)
+    if key == "_target_":
+        set_target(parent, value)
+    else:
+        parent[key] = as_config(with_defaults(value) if isinstance(value, dict) and "_target_" in value else value)
 
 
 def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_target: bool) -> Any:
@@ -134,7 +146,7 @@ def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_tar
     if isinstance(old, DictConfig):
         if isinstance(value, dict):
             return value
-        keys = [name for name in old if name not in ("_target_", "_recursive_")]
+        keys = [name for name in old if name != "_target_"]
         example = f"; set one of its keys, e.g. {here}.{keys[0]}=VALUE" if keys else ""
         raise OverrideValueError(f"{text}: {here} is a mapping{example}")
     if quoted and isinstance(old, bool | int | float):
@@ -155,6 +167,11 @@ def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_tar
         except NameNotFoundError as error:
             raise OverrideValueError(f"{text}: {error}") from error
     return value
+
+
+def _takes_list(parent: Any, key: Any) -> bool:
+    """Whether a node's target accepts a list for an argument."""
+    return isinstance(parent, DictConfig) and "_target_" in parent and takes_list(parent["_target_"], key)
 
 
 def _old_value(parent: Any, key: Any) -> Any:

@@ -2,7 +2,8 @@
 
 A config file runs with an `__import__` of its own, so nothing global is patched: relative imports are resolved by
 path and run the other file anew, each time; absolute imports of config files (a module below a folder named `configs`
-that is no regular package) too; every other import is Python's. The same files can be imported by ordinary Python
+that is no regular package) too; every other import is Python's, which also finds the modules in the config's own
+folder. The same files can be imported by ordinary Python
 code, where they are modules like others: run once and shared.
 """
 
@@ -16,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossstage.config.folders import make_importable
 from crossstage.config.names import suggestion
-from crossstage.config.nodes import as_config
+from crossstage.config.nodes import CONFIG_MODULE, as_config
 from crossstage.errors import InputError
 
 
@@ -39,8 +41,9 @@ def run_config(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
     importers: the files that import this one, outermost first. Raises ConfigImportError for an import that fails,
     ConfigFileError for anything else that is raised while the file is read and run.
     """
-    namespace: dict[str, Any] = {"__name__": f"config_file_{file.stem}", "__file__": str(file), "__doc__": None}
+    namespace: dict[str, Any] = {"__name__": f"{CONFIG_MODULE}{file.stem}", "__file__": str(file), "__doc__": None}
     namespace["__builtins__"] = {**vars(builtins), "__import__": _Importer(file, importers)}
+    make_importable(file.parent)
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), namespace)
     except ConfigFileError:

@@ -141,15 +141,13 @@ class ConditionalSelfAttention(_ConditionalAttention):
 class ConditionalCrossAttention(_ConditionalAttention):
     """Cross-attention that matches content with content and sine position with position, head by head.
 
-    first_stage: the first decoder layer also adds the query's and the key's position to their content.
+    stage: index of the decoder layer; layer 0 also adds the query's and the key's position to their content.
     """
 
-    def __init__(
-        self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0, first_stage: bool = False
-    ) -> None:
+    def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0, stage: int = 0) -> None:
         super().__init__(num_heads=num_heads, dropout=dropout)
         self.query_content_proj = nn.Linear(embed_dim, embed_dim)
-        self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if first_stage else None
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if stage == 0 else None
         self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
         self._add_projections(embed_dim)
 

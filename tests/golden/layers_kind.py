@@ -140,7 +140,7 @@ def _check_conditional_self(b: _Blocks) -> None:
 def _check_conditional_cross(b: _Blocks) -> None:
     for stage in ("first", "later"):
         block = ConditionalCrossAttention(
-            b.meta["block"]["embed_dim"], num_heads=b.meta["block"]["heads"], first_stage=stage == "first"
+            b.meta["block"]["embed_dim"], num_heads=b.meta["block"]["heads"], stage=0 if stage == "first" else 1
         )
         weights = b.weights_of("cond_cross")
         block.load_state_dict({name: weights[name] for name in block.state_dict()})

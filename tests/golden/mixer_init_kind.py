@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from crossstage.checkpoints.names import NameTable
-from crossstage.config import LazyConfig, instantiate
-from crossstage.modeling.stages import at_stage
+from crossstage.config import LazyConfig
+from crossstage.config.stages import StageFactory
 from tests.golden.folder import GoldenFolder, Row
 from tests.golden.mixer_kind import UNREAD
 
@@ -69,14 +69,14 @@ def stage_parameters(model: DictConfig, stage: str, table: NameTable) -> dict[st
     if kind:
         model.decoder.layer.sampler.num_points = int(number)
     parts = {
-        f"decoder.layers.{index}": at_stage(model.decoder.layer, stage=index),
+        f"decoder.layers.{index}": model.decoder.layer,
         f"decoder.class_heads.{index}": model.decoder.class_head,
         f"decoder.box_heads.{index}": model.decoder.box_head,
     }
     return {
         table.foreign_names(f"{prefix}.{name}")[0].removeprefix(f"roi_head.bbox_head.{index}."): parameter.detach()
         for prefix, node in parts.items()
-        for name, parameter in instantiate(node).named_parameters()
+        for name, parameter in StageFactory(node)(index).named_parameters()
     }
 
 

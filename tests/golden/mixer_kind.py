@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from crossstage.checkpoints.names import NameTable
 from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, instantiate
+from crossstage.config.nodes import set_target
 from crossstage.layers.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from crossstage.layers.position_vector import to_position_vectors
 from crossstage.modeling.detector import Detector
@@ -227,7 +228,7 @@ class _StageInteractorScene(_AdaMixerScene):
         if hyper.get("abla_use_static_channel_mix"):
             layer.mixing.static = L(ChannelMixing)()
         if hyper.get("use_holistic_sampling_points"):
-            layer.sampler = {**layer.sampler, "_target_": ungrouped_sampler}
+            set_target(layer.sampler, ungrouped_sampler)
         if not hyper.get("csla", True):
             node.criterion.groups.matching.labels = L(OwnStageLabels)()
             return

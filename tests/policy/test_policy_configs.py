@@ -1,5 +1,7 @@
 """Every config file loads, builds the pinned tensors without memory or network, and comes back from disk as it was."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,25 @@ def test_a_config_builds_and_survives_the_disk(name: str, tmp_path: Path):
     assert parts
     if name in EXPERIMENTS:
         assert changes(pinned().get(Path(name).stem, {}), parts) == [], "run python -m tests.pinned_names"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_interpolation_counts_levels(name: str):
+    """`${up:key}` holds wherever its node is moved; `${..key}` and `${...key}` do not."""
+    counting = {path: value for path, value in written_values(load(name)) if re.search(r"\$\{[^}]*(?<!\w)\.", value)}
+    assert counting == {}
+
+
+def written_values(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """The strings of a config with their paths, interpolations as they are written."""
+    pending = [("", OmegaConf.to_container(config, resolve=False))]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += [(f"{path}.{key}".lstrip("."), item) for key, item in items]
+        elif isinstance(value, str):
+            yield path, value
 
 
 def test_no_pinned_config_is_gone():

@@ -6,11 +6,13 @@ import pytest
 import torch
 from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
 from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
+from crossstage.projects.stage_interactor.modeling.grouped_sampler import ungrouped_sampler
 from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.checkpoints.names import NameTable
 from crossstage.config import LazyConfig, instantiate
+from crossstage.config.nodes import set_target
 from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup
 from tests.golden.folder import GoldenFolder
 from tests.random_scenes import objects_of, predictions
@@ -55,7 +57,7 @@ def test_every_name_of_the_reference_is_one_of_ours_and_back(folder: str, table:
     node = node_of(folder.split("_")[0])
     node.decoder.num_layers = golden.meta["hyper_parameters"]["num_stages"]
     if "vanilla" in folder:
-        node.decoder.layer.sampler["_target_"] = "projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler"
+        set_target(node.decoder.layer.sampler, ungrouped_sampler)
     ours = {name for name in on_meta(node).state_dict() if not name.startswith("backbone.")}
     natives = {name: table.native_name(name) for name in theirs}
     assert {name for name in theirs if natives[name] not in ours} == {name for name in theirs if NOTHING_READS in name}

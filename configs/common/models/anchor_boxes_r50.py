@@ -16,7 +16,7 @@ from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 
-ffn = L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048, activation=L(nn.PReLU)())
+ffn = L(FFN)(embed_dim="${up:embed_dim}", feedforward_dim=2048, activation=L(nn.PReLU)())
 
 supervision = get_config("common/models/supervision.py")
 
@@ -24,18 +24,17 @@ model = L(Detector)(
     num_classes=80,
     embed_dim=256,
     backbone=L(TimmBackbone)(name="resnet50.tv_in1k", strides=[32], pretrained=True, frozen_norm=True, frozen_stages=1),
-    neck=L(SingleLevelProjection)(in_channels=2048, out_channels="${..embed_dim}"),
+    neck=L(SingleLevelProjection)(in_channels=2048, out_channels="${up:embed_dim}"),
     encoder=L(DenseEncoder)(
         layer=L(TransformerLayer)(
-            embed_dim="${...embed_dim}",
-            self_attn=L(DenseAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            embed_dim="${up:embed_dim}",
+            self_attn=L(DenseAttention)(embed_dim="${up:embed_dim}", num_heads=8),
             ffn=ffn,
             order=ENCODER_ORDER,
         ),
         num_layers=6,
         position=L(SinePositions)(num_features=128, temperature=20),
-        embed_dim="${..embed_dim}",
-        _recursive_=False,
+        embed_dim="${up:embed_dim}",
     ),
     queries=L(JoinedQueries)(
         source=L(AnchorQueries)(num_queries=300, embed_dim="${up:embed_dim}", num_patterns=0, uniform_centres=True),
@@ -43,18 +42,17 @@ model = L(Detector)(
     ),
     decoder=L(ConditionalDecoder)(
         layer=L(TransformerLayer)(
-            embed_dim="${...embed_dim}",
-            self_attn=L(ConditionalSelfAttention)(embed_dim="${..embed_dim}", num_heads=8),
-            cross_attn=L(ConditionalCrossAttention)(embed_dim="${..embed_dim}", num_heads=8, first_stage=False),
+            embed_dim="${up:embed_dim}",
+            self_attn=L(ConditionalSelfAttention)(embed_dim="${up:embed_dim}", num_heads=8),
+            cross_attn=L(ConditionalCrossAttention)(embed_dim="${up:embed_dim}", num_heads=8),
             ffn=ffn,
             order=DECODER_ORDER,
         ),
         num_layers=6,
-        class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
-        box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
-        embed_dim="${..embed_dim}",
+        class_head=L(ClassHead)(embed_dim="${up:embed_dim}", num_classes="${up:num_classes}"),
+        box_head=L(BoxHead)(embed_dim="${up:embed_dim}"),
+        embed_dim="${up:embed_dim}",
         attends_to_padding=True,  # a slip of detrex that its weights were trained with
-        _recursive_=False,
     ),
     criterion=supervision.criterion,
     postprocess=supervision.postprocess,

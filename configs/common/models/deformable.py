@@ -24,37 +24,35 @@ model = L(Detector)(
     backbone=L(TimmBackbone)(
         name="resnet50.tv_in1k", strides=[8, 16, 32], pretrained=True, frozen_norm=True, frozen_stages=1
     ),
-    neck=L(ChannelMapper)(in_channels=[512, 1024, 2048], out_channels="${..embed_dim}", num_levels=4, groups=32),
+    neck=L(ChannelMapper)(in_channels=[512, 1024, 2048], out_channels="${up:embed_dim}", num_levels=4, groups=32),
     encoder=L(DeformableEncoder)(
         layer=L(TransformerLayer)(
-            embed_dim="${...embed_dim}",
+            embed_dim="${up:embed_dim}",
             self_attn=L(MultiScaleDeformableAttention)(
-                embed_dim="${..embed_dim}", num_heads=8, num_levels="${....neck.num_levels}", num_points=4
+                embed_dim="${up:embed_dim}", num_heads=8, num_levels="${up:neck.num_levels}", num_points=4
             ),
-            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+            ffn=L(FFN)(embed_dim="${up:embed_dim}", feedforward_dim=2048),
             order=ENCODER_ORDER,
         ),
         num_layers=6,
         position=L(SinePositions)(num_features=128, temperature=10000, offset=-0.5),
-        embed_dim="${..embed_dim}",
-        num_levels="${..neck.num_levels}",
-        _recursive_=False,
+        embed_dim="${up:embed_dim}",
+        num_levels="${up:neck.num_levels}",
     ),
     queries=None,
     decoder=L(DeformableDecoder)(
         layer=L(TransformerLayer)(
-            embed_dim="${...embed_dim}",
-            self_attn=L(DenseAttention)(embed_dim="${..embed_dim}", num_heads=8),
+            embed_dim="${up:embed_dim}",
+            self_attn=L(DenseAttention)(embed_dim="${up:embed_dim}", num_heads=8),
             cross_attn=L(MultiScaleDeformableAttention)(
-                embed_dim="${..embed_dim}", num_heads=8, num_levels="${....neck.num_levels}", num_points=4
+                embed_dim="${up:embed_dim}", num_heads=8, num_levels="${up:neck.num_levels}", num_points=4
             ),
-            ffn=L(FFN)(embed_dim="${..embed_dim}", feedforward_dim=2048),
+            ffn=L(FFN)(embed_dim="${up:embed_dim}", feedforward_dim=2048),
             order=DECODER_ORDER,
         ),
         num_layers=6,
-        class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
-        box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
-        _recursive_=False,
+        class_head=L(ClassHead)(embed_dim="${up:embed_dim}", num_classes="${up:num_classes}"),
+        box_head=L(BoxHead)(embed_dim="${up:embed_dim}"),
     ),
     criterion=supervision.criterion,
     postprocess=supervision.postprocess,

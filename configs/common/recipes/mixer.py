@@ -25,7 +25,7 @@ flip_only = L(Compose)(transforms=[L(RandomFlip)(probability=0.5), L(Resize)(sho
 
 optimizer = get_config("common/optim.py").AdamW
 optimizer.lr = 2.5e-5
-optimizer.params.update(lr_factors={}, weight_decay_norm="${..weight_decay}")
+optimizer.params.update(lr_factors={}, weight_decay_norm="${up:weight_decay}")
 swin_decay = {"weight_decay_norm": 0.0, "no_decay": ["relative_position_bias_table"]}
 
 train = get_config("common/train.py").train

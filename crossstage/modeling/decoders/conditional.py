@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from crossstage.config import instantiate
+from crossstage.config.stages import stage_factories
 from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.decoders.deformable import BoxQueryPositions
-from crossstage.modeling.stages import at_stage
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -37,11 +36,13 @@ class ModulatedSinePositions(nn.Module):
 class ConditionalDecoder(nn.Module):
     """S stages over dense memory; each refines the boxes from which the next makes its query positions (DAB-DETR).
 
-    layer: config node, built once a stage (give this class's node `_recursive_=False`); in the first stage every
-    `first_stage` value inside it becomes True.  class_head, box_head: one of each, shared by the stages; the heads
-    read normed states, the stages hand on un-normed ones.  attends_to_padding: cross-attention sees the tokens of
-    padding, as in detrex, whose weights were trained so; a prediction then depends on the padding of its image.
+    layer: config node, built once per stage; parts of it that take a `stage` receive the stage's index.
+    class_head, box_head: one module each, shared by the stages; the heads read normed states, the stages hand on
+    un-normed ones.  attends_to_padding: cross-attention sees the tokens of padding, as in detrex, whose weights were
+    trained so; a prediction then depends on the padding of its image.
     """
+
+    per_stage = ("layer",)
 
     def __init__(
         self,
@@ -54,13 +55,13 @@ class ConditionalDecoder(nn.Module):
         attends_to_padding: bool = False,
     ) -> None:
         super().__init__()
-        nodes = [at_stage(layer, first_stage=True)] + [layer] * (num_layers - 1)
-        self.layers = nn.ModuleList(instantiate(node) for node in nodes)
+        (layer,) = stage_factories(self, layer=layer)
+        self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
         xavier_uniform_matrices_(self)
         self.query_positions = BoxQueryPositions(embed_dim)
         self.sine_positions = ModulatedSinePositions(embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        self.class_head, self.box_head = instantiate(class_head), instantiate(box_head)
+        self.class_head, self.box_head = class_head, box_head
         self.attends_to_padding = attends_to_padding
 
     def forward(self, queries: Queries, memory: Memory) -> StageOutputs:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossstage.config import instantiate
+from crossstage.config.stages import stage_factories
 from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
@@ -81,14 +81,17 @@ def attend(
 class DeformableDecoder(nn.Module):
     """S stages with iterative box refinement and look-forward-twice (Deformable-DETR, A.4; DINO, section 3.5).
 
-    layer, class_head, box_head: config nodes, built once a stage (give this class's node `_recursive_=False`).
-    query_positions: node or module from boxes [B, N, 4] to positions [B, N, C]; without it the queries bring their
-    own. norm: node or module that the heads read through; the stages hand on the un-normed state.
-    look_forward_twice: a stage's boxes also send gradient to the stage before.  first_box_head: node of the first
-    stage's, where it differs (it also chooses the sizes, where queries start from points).
+    layer, class_head, box_head: config nodes, each built once per stage.
+    query_positions: module from boxes [B, N, 4] to positions [B, N, C]; without it the queries bring their own.
+    norm: module that the heads read through; the stages hand on the un-normed state.
+    look_forward_twice: a stage's boxes also send gradient to the stage before.
+    first_box_head: the first stage's box head, where it differs (it also chooses the sizes, where queries start from
+    points).
     refine: False for Deformable-DETR without refinement, where all stages start from the queries' own references and
     share one pair of heads.
     """
+
+    per_stage = ("layer", "class_head", "box_head")
 
     def __init__(
         self,
@@ -104,13 +107,14 @@ class DeformableDecoder(nn.Module):
         refine: bool = True,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(instantiate(layer) for _ in range(num_layers))
+        layer, class_head, box_head = stage_factories(self, layer=layer, class_head=class_head, box_head=box_head)
+        self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
         heads = num_layers if refine else 1
-        box_nodes = [box_head if first_box_head is None else first_box_head] + [box_head] * (heads - 1)
-        self.class_heads = nn.ModuleList(instantiate(class_head) for _ in range(heads))
-        self.box_heads = nn.ModuleList(instantiate(node) for node in box_nodes)
-        self.query_positions = instantiate(query_positions)
-        self.norm = nn.Identity() if norm is None else instantiate(norm)
+        first = box_head(0) if first_box_head is None else first_box_head
+        self.class_heads = nn.ModuleList(class_head(stage) for stage in range(heads))
+        self.box_heads = nn.ModuleList([first, *(box_head(stage) for stage in range(1, heads))])
+        self.query_positions = query_positions
+        self.norm = nn.Identity() if norm is None else norm
         self.look_forward_twice, self.refine = look_forward_twice, refine
 
     def forward(self, queries: Queries, memory: Memory) -> StageOutputs:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.config import instantiate
+from crossstage.config.stages import stage_factories
 from crossstage.layers.attention import multi_head_attention
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position_vector import (
@@ -20,7 +20,6 @@ from crossstage.layers.position_vector import (
     vector_sizes,
     vectors_to_corners,
 )
-from crossstage.modeling.stages import at_stage
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -205,17 +204,20 @@ def _check_references(references: Tensor) -> None:
 class MixerDecoder(nn.Module):
     """S stages, each with its own heads; boxes go from stage to stage without gradient, contents with it.
 
-    layer, class_head, box_head: config nodes, built once a stage (give this class's node `_recursive_=False`); every
-    `stage` value inside the layer's node becomes the stage's index.  moves: how offsets refine a box.
+    layer, class_head, box_head: config nodes, each built once per stage; parts of the layer that take a `stage`
+    receive the stage's index.  moves: how offsets refine a box.
     least_side: pixels added to the sides of the queries' boxes before their logarithm.
     """
 
+    per_stage = ("layer", "class_head", "box_head")
+
     def __init__(self, layer, *, num_layers: int, class_head, box_head, moves=None, least_side: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(instantiate(at_stage(layer, stage=stage)) for stage in range(num_layers))
-        self.class_heads = nn.ModuleList(instantiate(class_head) for _ in range(num_layers))
-        self.box_heads = nn.ModuleList(instantiate(box_head) for _ in range(num_layers))
-        self.moves = IsotropicMoves() if moves is None else instantiate(moves)
+        layer, class_head, box_head = stage_factories(self, layer=layer, class_head=class_head, box_head=box_head)
+        self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
+        self.class_heads = nn.ModuleList(class_head(stage) for stage in range(num_layers))
+        self.box_heads = nn.ModuleList(box_head(stage) for stage in range(num_layers))
+        self.moves = IsotropicMoves() if moves is None else moves
         self.least_side = least_side
 
     def forward(self, queries: Queries, memory: Memory) -> StageOutputs:

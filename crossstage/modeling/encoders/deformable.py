@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from crossstage.config import instantiate
+from crossstage.config.stages import stage_factories
 from crossstage.modeling.encoders.tokens import pyramid_memory, token_places
 from crossstage.structures import FeaturePyramid, Memory
 
@@ -14,15 +14,17 @@ from crossstage.structures import FeaturePyramid, Memory
 class DeformableEncoder(nn.Module):
     """`num_layers` layers of multi-scale deformable self-attention over all levels (Deformable-DETR, section 4.1).
 
-    layer: config node of a TransformerLayer, built once a layer (give this class's node `_recursive_=False`).
-    position: config node or module that embeds a mask's cells.
+    layer: config node of a TransformerLayer, built once per layer.  position: module that embeds a mask's cells.
     """
+
+    per_stage = ("layer",)
 
     def __init__(self, layer, *, num_layers: int, position, embed_dim: int = 256, num_levels: int = 4) -> None:
         super().__init__()
-        self.position = instantiate(position)
+        (layer,) = stage_factories(self, layer=layer)
+        self.position = position
         self.level_embeds = nn.Parameter(torch.empty(num_levels, embed_dim).normal_())
-        self.layers = nn.ModuleList(instantiate(layer) for _ in range(num_layers))
+        self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
 
     def forward(self, pyramid: FeaturePyramid) -> Memory:
         """L maps [B, C, h, w] -> memory of M = sum of h * w tokens."""

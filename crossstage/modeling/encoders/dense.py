@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from crossstage.config import instantiate
+from crossstage.config.stages import stage_factories
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.modeling.encoders.tokens import pyramid_memory
 from crossstage.structures import FeaturePyramid, Memory
@@ -13,16 +13,18 @@ from crossstage.structures import FeaturePyramid, Memory
 class DenseEncoder(nn.Module):
     """`num_layers` layers of standard self-attention over one map, with positions scaled by content (DAB-DETR).
 
-    layer: config node of a TransformerLayer, built once a layer (give this class's node `_recursive_=False`).
-    position: config node or module that embeds a mask's cells. One MLP, shared by the layers, scales the positions by
-    what the tokens hold; the decoder gets them unscaled.
+    layer: config node of a TransformerLayer, built once per layer.  position: module that embeds a mask's cells.
+    One MLP, shared by the layers, scales the positions by what the tokens hold; the decoder gets them unscaled.
     """
+
+    per_stage = ("layer",)
 
     def __init__(self, layer, *, num_layers: int, position, embed_dim: int = 256) -> None:
         super().__init__()
-        self.position = instantiate(position)
+        (layer,) = stage_factories(self, layer=layer)
+        self.position = position
         self.position_scale = MLP(embed_dim, embed_dim, embed_dim, 2)
-        self.layers = nn.ModuleList(instantiate(layer) for _ in range(num_layers))
+        self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
         xavier_uniform_matrices_(self)
 
     def forward(self, pyramid: FeaturePyramid) -> Memory:

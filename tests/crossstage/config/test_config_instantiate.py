@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.instantiate import BuildError, TargetError
+from crossstage.config.stages import StageFactory, stage_factories
 from crossstage.errors import InputError
 
 
@@ -34,11 +35,21 @@ class Layer:
 
 
 class Stack:
-    """Builds its layers itself, as a decoder does."""
+    """Builds a layer per stage, as a decoder does."""
 
-    def __init__(self, layer, num_layers):
-        self.node = layer
-        self.layers = [instantiate(layer) for _ in range(num_layers)]
+    per_stage = ("layer",)
+
+    def __init__(self, layer, num_layers=2, head=None):
+        (self.factory,) = stage_factories(self, layer=layer)
+        self.layers = [self.factory(stage) for stage in range(num_layers)]
+        self.head = head
+
+
+class Numbered:
+    """Has a stage of its own, as a sampler does."""
+
+    def __init__(self, part=None, parts=(), *, stage: int = -1):
+        self.part, self.parts, self.stage = part, parts, stage
 
 
 class Careless:
@@ -71,8 +82,8 @@ class Colour(enum.Enum):
 
 
 def model(**layer):
-    node = L(Layer)(channels="${....channels}", **layer)
-    root = {"model": {"decoder": L(Stack)(layer=node, num_layers=2, _recursive_=False)}, "channels": 4}
+    node = L(Layer)(channels="${up:channels}", **layer)
+    root = {"model": {"decoder": L(Stack)(layer=node)}, "channels": 4}
     return DictConfig(root, flags={"allow_objects": True})
 
 
@@ -169,17 +180,64 @@ def test_an_interpolated_node_is_built_anew():
     assert built.a is not built.b
 
 
-def test_unrecursed_children_arrive_as_nodes_that_still_see_their_parents():
-    cfg = model()
-    stack = instantiate(cfg.model.decoder)
-    assert [layer.channels for layer in stack.layers] == [4, 4]
+def test_what_a_class_builds_per_stage_is_built_once_per_stage():
+    stack = instantiate(model().model.decoder)
+    assert [layer.channels for layer in stack.layers] == [4, 4]  # the nodes still see what is above them
     assert stack.layers[0] is not stack.layers[1]
-    assert isinstance(stack.node, DictConfig)
-    assert stack.node._get_full_key(None) == "model.decoder.layer"
-    lists = instantiate(L(Record)(nodes=[L(Record)(inner=L(Layer)(channels=1))], plain=Plain(2), _recursive_=False))
-    assert isinstance(lists.nodes[0], DictConfig)
-    assert lists.plain == Plain(2)
-    assert isinstance(instantiate(lists.nodes[0]).inner, Layer)  # the flag was not passed on
+    assert isinstance(stack.factory, StageFactory)
+    head = instantiate(L(Stack)(layer=L(Layer)(channels=1), head=L(Layer)(channels=2))).head
+    assert head.channels == 2  # what is not declared is built as ever
+
+
+def test_parts_of_a_stage_receive_its_number_at_any_depth():
+    deep = L(Numbered)(part=L(dict)(inner={"x": [L(Numbered)()]}), parts=[L(Numbered)()])
+    cfg = L(Stack)(layer=deep, num_layers=3, head=L(Numbered)())
+    for stack in (instantiate(cfg), Stack(deep, 3, Numbered())):
+        for stage, layer in enumerate(stack.layers):
+            inner = layer.part["inner"].x[0]
+            assert (layer.stage, layer.parts[0].stage, inner.stage) == (stage, stage, stage)
+        assert stack.head.stage == -1
+
+
+def test_a_stage_within_a_stage_counts_for_itself():
+    stack = instantiate(L(Stack)(layer=L(Stack)(layer=L(Numbered)(), num_layers=3), num_layers=2))
+    assert [[layer.stage for layer in inner.layers] for inner in stack.layers] == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (
+            torch.nn.Linear(1, 1),
+            "Stack: layer is a built torch.nn.Linear, which all stages would share; give a config node, L(Linear)",
+        ),
+        (3, "Stack: layer=3: expected a config node, L(...)(...), which each stage builds"),
+        ({"channels": 3}, "Stack: layer="),
+        (None, "Stack: layer=None: expected a config node"),
+    ],
+)
+def test_what_all_stages_would_share_is_refused(layer, words):
+    cfg = DictConfig({"a": {"_target_": Stack, "layer": layer}}, flags={"allow_objects": True})
+    for build in (lambda: Stack(layer), lambda: instantiate(cfg)):
+        with pytest.raises(TypeError) as caught:
+            build()
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert isinstance(caught.value, InputError)
+    assert str(caught.value).startswith("a: ")
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (L(Stack)(layer=L(Numbered)(stage=0)), r"a\.layer\.stage: cannot be set; delete it"),
+        (L(Stack)(layer=L(dict)(x=L(Numbered)(stage=0))), r"a\.layer\.x\.stage: cannot be set; delete it"),
+        (L(Stack)(layer=L(Layer)(channels=1), _recursive_=False), r"a\._recursive_: no longer a key; delete it"),
+    ],
+)
+def test_flags_of_older_configs_are_refused(cfg, words):
+    with pytest.raises(BuildError, match=f"^{words}"):
+        instantiate(DictConfig({"a": cfg}, flags={"allow_objects": True}))
 
 
 def test_a_config_is_not_changed_by_building():

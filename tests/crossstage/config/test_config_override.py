@@ -133,3 +133,10 @@ def test_values_that_do_not_fit(cfg, override, words):
     assert isinstance(caught.value, InputError)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_override_below_an_interpolation_changes_that_place_alone():
+    """Else `b.x=2` would change `a` too, without a word."""
+    config = OmegaConf.create({"a": {"x": 1, "y": "${up:z}"}, "b": "${a}", "z": 3})
+    LazyConfig.apply_overrides(config, ["b.x=2"])
+    assert (config.a.x, config.b.x, config.b.y) == (1, 2, 3)

@@ -99,7 +99,7 @@ def test_every_kind_of_value_comes_back(tmp_path):
 
 
 def test_nodes_and_dataclasses_come_back(tmp_path):
-    cfg = node(a=L(dict)(outer=Outer(Inner(5)), f=shout, flags=L(itertools.count)(start=3), _recursive_=True))
+    cfg = node(a=L(dict)(outer=Outer(Inner(5)), f=shout, flags=L(itertools.count)(start=3)))
     back = reloaded(cfg, tmp_path)
     assert back.a._target_ == "builtins.dict"
     assert back.a.flags._target_ == "itertools.count"
@@ -237,6 +237,9 @@ def test_to_py_is_laid_out_as_black_does():
         "    out_features=3,\n"
         f'    name="{"n" * 40}",\n'
         "    kind=torch.nn.ReLU,\n"
+        "    bias=True,\n"
+        "    device=None,\n"
+        "    dtype=None,\n"
         ")\n"
         f'c.long = [\n    "{"a" * 36}",\n    "{"b" * 36}",\n]\n'
     )

@@ -8,12 +8,11 @@ from crossstage.modeling.decoders.point_sampler import PointSampler
 model = get_config("common/models/adamixer.py").model
 
 model.decoder.layer.sampler = L(PointSampler)(
-    embed_dim="${..embed_dim}", num_groups=4, num_points=32, strides="${....backbone.strides}", stage=0
+    embed_dim="${up:embed_dim}", num_groups=4, num_points=32, strides="${up:backbone.strides}"
 )
 model.decoder.layer.mixing = L(AdaptiveMixing)(
-    embed_dim="${..embed_dim}",
-    num_groups="${..sampler.num_groups}",
-    num_points="${..sampler.num_points}",
+    embed_dim="${up:embed_dim}",
+    num_groups="${up:sampler.num_groups}",
+    num_points="${up:sampler.num_points}",
     num_outputs=128,
-    stage=0,
 )

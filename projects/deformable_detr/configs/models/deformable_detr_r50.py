@@ -11,7 +11,7 @@ model = get_config("common/models/deformable.py").model
 model.queries = L(JoinedQueries)(source=L(LearnedQueries)(num_queries=300, embed_dim="${up:embed_dim}"), extra=[])
 model.decoder.update(
     look_forward_twice=False,
-    first_box_head=L(BoxHead)(embed_dim="${...embed_dim}", initial_size=-2.0),
+    first_box_head=L(BoxHead)(embed_dim="${up:embed_dim}", initial_size=-2.0),
     refine=False,
 )
 for _layer in (model.encoder.layer, model.decoder.layer):

@@ -31,8 +31,8 @@ model.queries = L(JoinedQueries)(
     ],
 )
 model.decoder.update(
-    query_positions=L(BoxQueryPositions)(embed_dim="${...embed_dim}"),
-    norm=L(nn.LayerNorm)(normalized_shape="${...embed_dim}"),
+    query_positions=L(BoxQueryPositions)(embed_dim="${up:embed_dim}"),
+    norm=L(nn.LayerNorm)(normalized_shape="${up:embed_dim}"),
     look_forward_twice=True,
 )
 _matching = model.criterion.groups.matching

@@ -17,7 +17,7 @@ model.queries = L(JoinedQueries)(
     source=L(LearnedQueries)(num_queries=300, embed_dim="${up:embed_dim}", extra_queries=1500),
     extra=[L(OneToMany)(num_queries="${up:source.extra_queries}")],
 )
-model.decoder.first_box_head = L(BoxHead)(embed_dim="${...embed_dim}", initial_size=-2.0)
+model.decoder.first_box_head = L(BoxHead)(embed_dim="${up:embed_dim}", initial_size=-2.0)
 model.decoder.look_forward_twice = True
 
 _matching = model.criterion.groups.matching

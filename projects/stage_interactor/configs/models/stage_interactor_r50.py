@@ -20,21 +20,19 @@ model = with_csla(
 model.decoder.moves = L(SideMoves)()
 model.decoder.layer.attention.zero_output_bias = True
 model.decoder.layer.sampler = L(GroupedSampler)(
-    embed_dim="${..embed_dim}",
+    embed_dim="${up:embed_dim}",
     num_groups=4,
     num_anchors=[8, 4],  # the first stage's, then all others'
     num_details=8,
-    strides="${....backbone.strides}",
-    stage=0,
+    strides="${up:backbone.strides}",
 )
 model.decoder.layer.mixing = L(CascadeMixing)(
-    embed_dim="${..embed_dim}",
-    num_groups="${..sampler.num_groups}",
-    num_anchors="${..sampler.num_anchors}",
-    num_details="${..sampler.num_details}",
+    embed_dim="${up:embed_dim}",
+    num_groups="${up:sampler.num_groups}",
+    num_anchors="${up:sampler.num_anchors}",
+    num_details="${up:sampler.num_details}",
     num_outputs=128,
     reuse=L(FilterReuse)(first_stage=2, channel_filters=None, spatial_filters=1),
     static=L(ChannelSpatialMixing)(),
     blend=L(AdaptedFilters)(),
-    stage=0,
 )
