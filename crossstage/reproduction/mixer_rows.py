@@ -7,7 +7,7 @@ from crossstage.reproduction.rows import Row
 PAPER = "StageInteractor, ICCV 2023"
 CONFIGS = "projects/stage_interactor/configs"
 LABELS, MIXING, SAMPLER = "model.criterion.labels", "model.decoder.layer.mixing", "model.decoder.layer.sampler"
-FILTERS = "projects.stage_interactor.modeling.filters"
+FILTERS = "crossstage.projects.stage_interactor.modeling.filters"
 OWN_LABELS = (f"{LABELS}.look_back=0", f"{LABELS}.look_ahead=0", f"{LABELS}.iou_threshold=0.0")
 NO_REUSE = (f"{MIXING}.reuse.channel_filters=0", f"{MIXING}.reuse.spatial_filters=0")
 
@@ -125,13 +125,13 @@ MIXER_TABLES: dict[str, tuple[Row, ...]] = {
     "17": (
         _row(
             "vanilla",
-            f"{SAMPLER}._target_=projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler",
+            f"{SAMPLER}._target_=crossstage.projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler",
             f"+{SAMPLER}.grouped_start=false",
             baseline="vanilla",
         ),
         _row(
             "group_start",
-            f"{SAMPLER}._target_=projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler",
+            f"{SAMPLER}._target_=crossstage.projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler",
             baseline="vanilla",
         ),
         _row("grouped", ap=44.8, baseline="vanilla"),

@@ -55,7 +55,9 @@ def test_every_name_of_the_reference_is_one_of_ours_and_back(folder: str, table:
     node = node_of(folder.split("_")[0])
     node.decoder.num_layers = golden.meta["hyper_parameters"]["num_stages"]
     if "vanilla" in folder:
-        node.decoder.layer.sampler["_target_"] = "projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler"
+        node.decoder.layer.sampler["_target_"] = (
+            "crossstage.projects.stage_interactor.modeling.grouped_sampler.ungrouped_sampler"
+        )
     ours = {name for name in on_meta(node).state_dict() if not name.startswith("backbone.")}
     natives = {name: table.native_name(name) for name in theirs}
     assert {name for name in theirs if natives[name] not in ours} == {name for name in theirs if NOTHING_READS in name}
