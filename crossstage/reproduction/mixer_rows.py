@@ -5,7 +5,7 @@ from __future__ import annotations
 from crossstage.reproduction.rows import Row
 
 PAPER = "StageInteractor, ICCV 2023"
-CONFIGS = "projects/stage_interactor/configs"
+TOY = "stage_interactor_toy"
 LABELS, MIXING, SAMPLER = "model.criterion.labels", "model.decoder.layer.mixing", "model.decoder.layer.sampler"
 FILTERS = "crossstage.projects.stage_interactor.modeling.filters"
 OWN_LABELS = (f"{LABELS}.look_back=0", f"{LABELS}.look_ahead=0", f"{LABELS}.iou_threshold=0.0")
@@ -16,8 +16,8 @@ def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "o
     """StageInteractor R50, 100 queries, 12 epochs; `small`: further overrides for the small model."""
     return Row(
         name=name,
-        config=f"{CONFIGS}/stage_interactor_r50_12ep.py",
-        toy_config=f"{CONFIGS}/stage_interactor_toy.py",
+        config="stage_interactor_r50_12ep",
+        toy_config=TOY,
         paper_ap=ap,
         source=PAPER if ap else "",
         baseline="" if baseline == name else baseline,
@@ -29,13 +29,13 @@ def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "o
 
 def _recipe(name: str, config: str, ap: float, epochs: int) -> Row:
     """A recipe of Tables 2 and 3; on the generated set they are all the small model."""
-    return Row(name, f"{CONFIGS}/{config}.py", f"{CONFIGS}/stage_interactor_toy.py", ap, PAPER, "", epochs)
+    return Row(name, config, TOY, ap, PAPER, "", epochs)
 
 
 _ADAMIXER = Row(
     name="adamixer",
-    config="projects/adamixer/configs/adamixer_r50_64points_12ep.py",
-    toy_config="projects/adamixer/configs/adamixer_toy.py",
+    config="adamixer_r50_64points_12ep",
+    toy_config="adamixer_toy",
     paper_ap=42.6,
     source=PAPER,
     baseline="",

@@ -24,7 +24,7 @@ try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-print(sorted({"torch", "numpy", "omegaconf", "rich"} & set(sys.modules)))
+print(sorted({"torch", "numpy", "rich", "scipy"} & set(sys.modules)))
 """
 
 
