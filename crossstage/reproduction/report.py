@@ -44,7 +44,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class RowReport:
-    """A row with its runs. AP and AP50 over the finished seeds; delta: AP less that of `row.baseline`; None: unknown."""
+    """A row with its runs. AP, AP50: over the finished seeds; delta: AP less that of `row.baseline`; None: unknown."""
 
     row: Row
     runs: list[RunReport]

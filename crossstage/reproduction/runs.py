@@ -143,9 +143,8 @@ class Run:
         if not before:
             return ["no run.json: another tool started it"]
         both = {key: (before.get(key, "unset"), now.get(key, "unset")) for key in sorted({*before, *now})}
-        return [
-            f"{key}={old or repr(old)} (asked: {new or repr(new)})" for key, (old, new) in both.items() if old != new
-        ]
+        changed = [(key, old or repr(old), new or repr(new)) for key, (old, new) in both.items() if old != new]
+        return [f"{key}={old} (asked: {new})" for key, old, new in changed]
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run with other settings."""

@@ -92,21 +92,25 @@ def reports_of(request: Request) -> list[report.RowReport]:
     return report.write(request, {row.name: request.runs(row) for row in ROWS})
 
 
-# t of Student's table at 97.5 %: 4.3027 with 2 degrees of freedom, 3.1824 with 3
+T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)  # Student's t at 97.5 %: in closed form with 2 degrees of freedom,
+T3 = 3.182446305284263  # and from a table with 3
+
+
 @pytest.mark.parametrize(
     ("estimate", "mean", "half_width", "method"),
     [
-        (mean_of_seeds([1.0, 2.0, 3.0]), 2.0, 4.3027 / math.sqrt(3), "t, 3 seeds"),
+        (mean_of_seeds([1.0, 2.0, 3.0]), 2.0, T2 / math.sqrt(3), "t, 3 seeds"),
         (mean_of_seeds([7.0]), 7.0, None, "one seed: no interval"),
         # by seed the differences are 1, 2, 3, though both sides vary by much more
-        (difference({0: 11, 1: 32, 2: 53}, {1: 30, 0: 10, 2: 50}), 2.0, 4.3027 / math.sqrt(3), "paired t, 3 seeds"),
+        (difference({0: 11, 1: 32, 2: 53}, {1: 30, 0: 10, 2: 50}), 2.0, T2 / math.sqrt(3), "paired t, 3 seeds"),
         # variances 2 of 2 and 6 of 3: standard error sqrt(1 + 2), freedom 3**2 / (1**2 / 1 + 2**2 / 2) = 3
         (
             difference({0: 10, 1: 12}, {0: 6 - math.sqrt(6), 1: 6, 2: 6 + math.sqrt(6)}),
             5.0,
-            3.1824 * math.sqrt(3),
+            T3 * math.sqrt(3),
             "Welch's t, 2 and 3 seeds",
         ),
+        (mean_of_seeds([4.0, 4.0]), 4.0, 0.0, "t, 2 seeds"),
         (difference({0: 5, 1: 5}, {2: 4, 3: 4}), 1.0, 0.0, "Welch's t, 2 and 2 seeds"),
         (difference({0: 5}, {0: 7}), -2.0, None, "one seed: no interval"),
         (difference({0: 5}, {0: 7, 1: 8}), -2.5, None, "other seeds, and one side has one seed: no interval"),
@@ -114,7 +118,7 @@ def reports_of(request: Request) -> list[report.RowReport]:
 )
 def test_intervals_against_hand_computed_ones(estimate, mean, half_width, method):
     assert estimate.mean == pytest.approx(mean)
-    assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-4))
+    assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-13))
     assert estimate.method == method
 
 
@@ -161,7 +165,7 @@ def test_report_says_what_the_disk_holds(tmp_path):
     assert f"--config-file {CONFIG} --resume model.noise=0 dataloader.root=data train.max_iter=6 " in text
     written = json.loads((request.folder / "report.json").read_text())
     assert [row["finished"] for row in written["rows"]] == [True, True, False]
-    assert written["rows"][1]["delta"]["half_width"] == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert written["rows"][1]["delta"]["half_width"] == pytest.approx(T2 / math.sqrt(3))
     assert request.runs(ROWS[2])[0].settings["train.max_iter"] == 12  # 12 of the config x 24 / 12 epochs x 0.5
 
 
