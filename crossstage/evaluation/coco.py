@@ -8,6 +8,7 @@ without "area" has that of its box.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -21,8 +22,6 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO as FasterCOCO
 from faster_coco_eval import COCOeval_faster
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from crossstage.checkpoints.save import write_atomically
 from crossstage.data.coco_json import read_coco
@@ -58,6 +57,8 @@ class CocoEvaluator:
     ) -> None:
         if not isinstance(max_detections, int) or max_detections < 1:
             raise InputError(f"max_detections={max_detections!r}: expected a whole number of at least 1")
+        if cross_check and importlib.util.find_spec("pycocotools") is None:
+            raise InputError("cross_check=True: needs the package pycocotools (pip install pycocotools), or False")
         contents = read_coco(json_file)
         self.json_file = str(json_file)
         self.output_dir = None if output_dir is None else Path(output_dir)
@@ -188,7 +189,10 @@ def fast_curves(truth: dict[str, Records], records: Records, *, max_detections: 
 
 
 def reference_curves(truth: dict[str, Records], records: Records, *, max_detections: int = 100) -> Curves:
-    """The same by pycocotools, slowly."""
+    """The same by pycocotools, slowly. It is imported here because nothing else needs it."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         evaluation = _prepared(COCOeval, COCO(), COCO(), truth=truth, records=records, limit=max_detections)
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])

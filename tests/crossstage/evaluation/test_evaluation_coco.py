@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -239,6 +240,12 @@ def test_bad_settings_are_named(write, tmp_path):
     evaluator = CocoEvaluator(json_file, output_dir=tmp_path / "file")
     with pytest.raises(InputError, match=r"coco_instances_results\.json: cannot be written"):
         evaluator.evaluate()
+
+
+def test_the_cross_check_names_the_package_that_it_needs(write, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^cross_check=True: needs the package pycocotools"):
+        CocoEvaluator(write({1: []}), cross_check=True)
 
 
 def test_the_libraries_are_silent(crowded, capfd, caplog):
