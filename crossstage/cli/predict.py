@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 In the output folder: a picture of each image, predictions.json (all detections that reach the threshold, boxes as
 absolute x0, y0, x1, y1), and contact_sheet.png of the first 12; where the config's test dataset has annotations of
-these images (dataloader.root=FOLDER), the sheet shows the truth beside the detections.
+these images (dataloader.root=FOLDER), the sheet shows the truth to the left of the detections.
 """
 
 
