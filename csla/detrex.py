@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.config import LazyCall as L
-from crossstage.config.names import dotted_name, locate
+from crossstage.config.names import dotted_name, locate, suggestion
 from crossstage.layers.focal import sigmoid_focal_loss
 from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
 from csla.detrex_stages import GROUPS, Outputs, StageGroup, as_indices, as_matches, as_targets, stage_groups, stage_key
@@ -45,7 +45,7 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
     """
     CrossStageLabels(**options)  # an unknown or impossible option should fail here, beside the line that gives it
     if unknown := sorted(set(groups) - set(GROUPS)):
-        raise ValueError(f"groups={unknown}: expected some of {', '.join(GROUPS)}")
+        raise ValueError(f"groups={unknown}: expected some of {', '.join(GROUPS)}.{suggestion(unknown[0], GROUPS)}")
     if not isinstance(model, Mapping) or "_target_" not in (model.get("criterion") or {}):
         raise ValueError("with_csla needs a detrex model node that has a `criterion`, such as projects/dino's")
     model = copy.deepcopy(model)

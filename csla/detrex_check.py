@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.structures import PaddedTargets, StageOutputs
+from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
 from csla.detrex import require_detrex, with_csla
 from csla.rule import CrossStageLabels
 
@@ -23,17 +23,17 @@ STAGE_ALONE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 
 
 class RecordedLabels:
-    """A labels rule that keeps what it was asked and what it answered, call by call."""
+    """A label rule that keeps what it was given and what it returned, call by call."""
 
     def __init__(self, rule: CrossStageLabels) -> None:
         self.rule = rule
         self.calls: list[tuple[StageOutputs, PaddedTargets, Tensor, Tensor]] = []
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
-        """matches: int64 [S, B, N] -> class targets, bool [S, B, N, K]."""
-        labels = self.rule(outputs, targets, matches)
-        self.calls.append((outputs, targets, matches, labels))
-        return labels
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        """Set the assignment's labels, bool [S, B, N, K]; a call is kept as (outputs, targets, matches, labels)."""
+        assignment = self.rule(outputs, targets, assignment)
+        self.calls.append((outputs, targets, assignment.matches, assignment.labels))
+        return assignment
 
 
 def tiny_model(detector: str = DETECTOR, *, num_layers: int = 3, num_queries: int = 20) -> Any:
@@ -144,7 +144,8 @@ def check() -> str:
     batch = example(boxes, torch.arange(len(boxes)))
     model(batch)
     outputs, targets, matches, crossed = recorded.calls[1]
-    own = CrossStageLabels(**STAGE_ALONE)(outputs, targets, matches)
+    assignment = Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
+    own = CrossStageLabels(**STAGE_ALONE)(outputs, targets, assignment).labels
     plain, alone = (build(edited)(batch) for edited in (node, with_csla(node, **STAGE_ALONE)))
     difference = max(abs(plain[name] - alone[name]).item() / max(1, plain[name].item()) for name in plain)
     if list(plain) != list(alone) or not difference < 1e-6:

@@ -1,4 +1,4 @@
-"""`crossstage convert` in a script; `--help` has examples."""
+"""`crossstage convert` as a script of the checkout; `--help` has examples."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`crossstage predict` in a script; `--help` has examples."""
+"""`crossstage predict` as a script of the checkout; `--help` has examples."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`crossstage reproduce` in a script; `--help` has examples."""
+"""`crossstage reproduce` as a script of the checkout; `--help` has examples."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,72 @@
-"""The commands; `tools/` calls them.
+"""The command `crossstage`: one module per sub-command, and `tools/` calls the same.
 
-- `predict`: draw what a detector finds in images
-- `convert`: convert weights between libraries, or cut them to some classes
-- `reproduce`: run the rows of a paper's table
+A sub-command's module holds its command line alone and imports what does the work after it has parsed the arguments:
+`--help` answers at once, without torch.
+
+- `command_line`: what the commands share: arguments, exit status
+- `train`: train a detector; `crossstage.engine` does the work
+- `evaluate`: measure a checkpoint
+- `predict`: the command line of `prediction`
+- `prediction`: draw what a detector finds in images
+- `convert`: the command line of `conversion`
+- `conversion`: rename or cut a checkpoint's parameters
+- `reproduce`: the rows of a paper's table; `crossstage.reproduction` does the work
+- `configs`: list, show and copy our configs
+- `env`: versions and devices, for a bug report
 """
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import crossstage
+
+COMMANDS = {
+    "train": "train a detector from its config, or go on after an interruption",
+    "evaluate": "measure a checkpoint on the config's test set",
+    "predict": "draw what a detector finds in images",
+    "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
+    "reproduce": "run the rows of a paper's table and report them next to its figures",
+    "configs": "list our configs, show one with its values, copy one to change it",
+    "env": "print the versions and devices that a bug report needs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        arguments: the command line without the program's name; None takes it from `sys.argv`.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake in the input; `reproduce` and `train` say more.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = given[0] if given else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"crossstage {crossstage.__version__}")
+        return 0
+    if name not in COMMANDS:
+        from crossstage.config.names import suggestion
+
+        known = ", ".join(COMMANDS)
+        print(
+            f"error: crossstage {name}: no such command. There are: {known}.{suggestion(name, COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 2
+    return importlib.import_module(f"crossstage.cli.{name}").main(given[1:], prog=f"crossstage {name}")
+
+
+def usage() -> str:
+    """The sub-commands with a line about each."""
+    lines = "\n".join(f"  {name:<10} {says}" for name, says in COMMANDS.items())
+    return (
+        "usage: crossstage COMMAND [arguments]\n\nTrain and use query-based object detectors.\n\ncommands:\n"
+        f"{lines}\n\n`crossstage COMMAND --help` has the arguments of one, with examples."
+    )

@@ -1,34 +1,15 @@
-"""Convert weights between another library's parameter names and ours, and cut them to some classes; see `--help`."""
+"""`crossstage convert`: rename a checkpoint's parameters, or cut it to fewer classes; `--help` has examples."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
-from crossstage.checkpoints.classes import COCO_CLASSES, class_axes, class_indices, select_classes
-from crossstage.checkpoints.load import check_weights, read_checkpoint, some, weights_of, without_counters
-from crossstage.checkpoints.names import NameTable, plain_into_grown
-from crossstage.config import LazyConfig, instantiate
-from crossstage.data.coco_json import read_coco
-from crossstage.errors import InputError
-from crossstage.files import replacing
-
-SUFFIXES = (".pth", ".safetensors")
-SHOWN = 10
+from crossstage.cli.command_line import add_config_file, exit_status, new_parser
 
 EXAMPLES = """examples:
   a released checkpoint of detrex, in our names:
-    %(prog)s --from detrex --config-file projects/dino/configs/dino_r50_4scale_12ep.py dino_r50.pth ours.safetensors
+    %(prog)s --from detrex --config-file dino_r50_4scale_12ep dino_r50.pth ours.safetensors
   ours for detrex:
     %(prog)s --to detrex --config-file F output/model_final.pth theirs.pth
   COCO's 80 classes cut to three, to start from with model.num_classes=3 train.init_checkpoint=three.pth:
@@ -40,28 +21,23 @@ out. train.init_checkpoint takes a file of the other library as it is, too: nobo
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status: 0, or 2 for a mistake in the input."""
-    args = argument_parser().parse_intermixed_args(arguments)
-    try:
-        print("\n".join(convert(args)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command; returns the exit status: 0, or 2 for a mistake in the input."""
+    args = argument_parser(prog).parse_intermixed_args(arguments)
+
+    from crossstage.cli.conversion import convert
+
+    return exit_status(lambda: print("\n".join(convert(args))))
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Convert a checkpoint between another library's parameter names and ours, or to fewer classes.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Convert a checkpoint between another library's parameter names and ours, or to fewer classes."
+    parser = new_parser(description, EXAMPLES, prog)
     add = parser.add_argument
     add("--from", dest="source", metavar="LIBRARY", help="whose names IN has, such as detrex (default: ours)")
     add("--to", dest="target", metavar="LIBRARY", help="whose names OUT gets, such as detrex (default: ours)")
-    add("--config-file", required=True, metavar="F", help="a LazyConfig .py file, or a run's config.yaml")
+    add_config_file(parser)
     add("--classes", metavar="A,B", help="keep these classes, in this order; names as in IN, else COCO's")
     add("--classes-from", metavar="JSON", help="keep the classes of a COCO annotation file, in its order")
     add("--ema", action="store_true", help="take the averaged weights of IN (ema_state)")
@@ -70,159 +46,3 @@ def argument_parser() -> argparse.ArgumentParser:
     add("output", metavar="OUT", help=".pth (weights and class names) or .safetensors (weights)")
     add("opts", nargs="*", metavar="key=value", help="changes to the config, such as model.num_classes=91")
     return parser
-
-
-def convert(args: argparse.Namespace) -> list[str]:
-    """Everything from the command line to OUT; returns what to tell. Raises InputError for what is the user's."""
-    output = check_output(args)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    if "model" not in cfg:
-        raise InputError(f"{args.config_file}: expected the config of a detector, with model")
-    table, wanted = name_table(cfg, args), wanted_classes(args)
-    checkpoint = read_checkpoint(args.input)
-    found = weights_of(checkpoint, args.input, ema=args.ema)
-    model = model_on_meta(cfg.model)
-    state = native_weights(found, model, table, args)
-    lines = [f"{args.input}: {count(state)} of {args.config_file}", *left_out(checkpoint, found, state, table, args)]
-    names = [str(name) for name in checkpoint.get("class_names") or ()]
-    if wanted is not None:
-        axes = class_axes(shapes(model), shapes(model_on_meta(cfg.model, more_classes=1)))
-        known = known_classes(names, cfg.model.num_classes, args)
-        state = select_classes(state, axes, class_indices(wanted, known), num_classes=len(known))
-        lines.append(f"  classes   {len(known)} to {len(wanted)}, in {len(axes)} tensors: {some(wanted, SHOWN)}")
-        names = wanted
-    if args.target is not None:
-        state = table.to_foreign(state)
-        lines.append(f"  renamed   to {args.target}'s {len(state)} names, aliases included")
-    write(state, names, output)
-    return [*lines, f"  written   {output} ({output.stat().st_size / 2**20:.1f} MiB)"]
-
-
-def check_output(args: argparse.Namespace) -> Path:
-    """The path of OUT. Raises InputError if it cannot or must not be written, or if the classes are named twice."""
-    output = Path(args.output).expanduser()
-    if output.suffix not in SUFFIXES:
-        raise InputError(f"{args.output}: expected a file name that ends in {' or '.join(SUFFIXES)}")
-    if output.exists() and not (args.overwrite and output.is_file()):
-        raise InputError(f"{output}: is there already; choose another name, or add --overwrite to replace a file")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise InputError(
-            f"{output}: {output.parent} is not a folder that can be written to; make it, or choose another"
-        )
-    if args.classes is not None and args.classes_from is not None:
-        raise InputError("--classes and --classes-from: expected one of them")
-    return output
-
-
-def name_table(cfg: DictConfig, args: argparse.Namespace) -> NameTable | None:
-    """The config's table for the library that --from and --to name, or None where neither is given."""
-    libraries = {"--from": args.source, "--to": args.target}
-    asked = {option: library for option, library in libraries.items() if library is not None}
-    if not asked:
-        return None
-    node = OmegaConf.select(cfg, "train.checkpoint_names")
-    table = None if node is None else instantiate(node)
-    for option, library in asked.items():
-        if table is None or table.library != library:
-            known = "no other library's names" if table is None else f"{table.library}'s names"
-            raise InputError(f"{option} {library}: {args.config_file} knows {known} (train.checkpoint_names)")
-    return table
-
-
-def model_on_meta(model: DictConfig, *, more_classes: int = 0) -> nn.Module:
-    """The config's model, without memory. Raises InputError if it has no number of classes that could be changed."""
-    node = model.copy()
-    if OmegaConf.select(node, "backbone.pretrained"):
-        node.backbone.pretrained = False
-    if more_classes:
-        if OmegaConf.select(node, "num_classes") is None:
-            raise InputError("--classes: the config has no model.num_classes to cut down from")
-        node.num_classes += more_classes
-    with torch.device("meta"):
-        return instantiate(node)
-
-
-def native_weights(
-    found: Mapping[str, Tensor], model: nn.Module, table: NameTable | None, args: argparse.Namespace
-) -> dict[str, Tensor]:
-    """IN's weights in our names. Raises InputError if they are not those of the config's model."""
-    state = dict(found)
-    if args.source is not None:
-        try:
-            state = table.to_native(found)
-        except InputError as error:
-            raise InputError(f"{args.input}: {error}") from error
-        if state.keys() == found.keys():
-            raise InputError(
-                f"{args.input}: has none of {args.source}'s names; leave --from out if they are ours already"
-            )
-    if added := plain_into_grown(model, state)[1]:
-        raise InputError(
-            f"{args.input}: a plain model's; {args.config_file} has {len(added)} tensors besides ({some(added)}); "
-            "convert with the plain model's config, or train from the file as it is: train.init_checkpoint"
-        )
-    expected = model.state_dict(keep_vars=True)
-    state = without_counters(state, expected)
-    check_weights(expected, state, args.input, shown=SHOWN)
-    return state
-
-
-def left_out(
-    checkpoint: Mapping[str, Any],
-    found: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    table: NameTable | None,
-    args: argparse.Namespace,
-) -> list[str]:
-    """What of IN is not in `state`, and why, a line each."""
-    unneeded = [name for name in found if args.source is not None and table.is_left_out(name)]
-    counters = [name for name in found if name.endswith("num_batches_tracked") and name not in state]
-    aliases = len(found) - len(state) - len(unneeded) - len(counters)
-    others = [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor) and key != "class_names"]
-    others = [key for key in others if key not in ("ema_state" if args.ema else "model", "state_dict")]
-    reasons = [
-        (aliases, f"{aliases} second names of tensors that are there under a first"),
-        (unneeded, f"{len(unneeded)} that the model computes or nothing reads: {some(unneeded, 1)}"),
-        (counters, f"{len(counters)} batch counters of norms that are constants"),
-        (others, f"not weights, or not those asked for: {some(others, SHOWN)}"),
-    ]
-    return [f"  left out  {text}" for reason, text in reasons if reason]
-
-
-def known_classes(names: list[str], number: int, args: argparse.Namespace) -> list[str]:
-    """The names of IN's classes: its own, else COCO's if it has so many. Raises InputError for any other number."""
-    if not names and number == len(COCO_CLASSES):
-        return list(COCO_CLASSES)
-    if len(names) != number:
-        says = f"names {len(names)} classes" if names else "names no classes"
-        raise InputError(f"{args.input}: {says}, the config's model has {number}; expected as many, or COCO's 80")
-    return names
-
-
-def wanted_classes(args: argparse.Namespace) -> list[str] | None:
-    """The classes to keep, or None for all."""
-    if args.classes is not None:
-        return [name.strip() for name in args.classes.split(",") if name.strip()]
-    return None if args.classes_from is None else read_coco(args.classes_from).class_names
-
-
-def write(state: Mapping[str, Tensor], names: Sequence[str], output: Path) -> None:
-    """Write OUT, whole or not at all. Raises InputError if that is not possible."""
-    try:
-        with replacing(output) as temporary:
-            if output.suffix == ".pth":
-                torch.save({"model": dict(state), **({"class_names": list(names)} if names else {})}, temporary)
-            else:  # which holds no tensor twice
-                save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch has an error of its own for a full disk
-        raise InputError(f"{output}: cannot be written ({str(error).splitlines()[0]})") from error
-
-
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Of each tensor of its state dict."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def count(state: Mapping[str, Tensor]) -> str:
-    """Tensors and numbers in them."""
-    return f"{len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers"

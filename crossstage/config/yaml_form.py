@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import datetime
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-import numpy
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
@@ -106,7 +106,8 @@ def _encode(value: Any, key: str, lost: list[str]) -> Any:
         items = {k: value._get_node(k) for k in value}
         kept = {k: _encode(_raw(item), _below(key, k), lost) for k, item in items.items()}
         return {"_target_": dotted_name(OmegaConf.get_type(value)), **kept}
-    if isinstance(value, numpy.generic):
+    numpy = sys.modules.get("numpy")  # where it is not imported, no value is one of its scalars
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     if type(value) in _PLAIN or isinstance(value, datetime.date):
         return value

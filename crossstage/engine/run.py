@@ -1,4 +1,4 @@
-"""A run from its command line to its exit status: read `run` first."""
+"""A run from its arguments to its exit status: read `run` first."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ from crossstage.random_state import seed_all
 logger = logging.getLogger("crossstage.engine")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train or evaluate; returns the exit status: 0, 2 for a mistake in the input, 128 + signal when stopped.
+def run_to_exit_status(args: argparse.Namespace) -> int:
+    """Train or evaluate; errors of ours propagate.
 
-    arguments: the command line without the program's name; None takes it from `sys.argv`. Errors of ours propagate.
+    Args:
+        args: the command line, as `crossstage.cli.train` parses it.
+
+    Returns:
+        0, or 2 for a mistake in the input, or 128 + signal when stopped.
     """
-    args = setup.argument_parser().parse_intermixed_args(arguments)
     status = 0
     try:
         run(args)
@@ -231,7 +234,7 @@ def closing_words(session: Session, results: Results) -> str:
         f"  weights   {folder / 'model_final.pth'}",
         f"  curves    {folder / 'curves.png'}",
         f"  numbers   {folder / 'metrics.json'}, {folder / 'results.json'}; tensorboard --logdir {folder}",
-        f"  pictures  python tools/predict.py --config-file {folder / 'config.yaml'} --weights "
+        f"  pictures  python -m crossstage predict --config-file {folder / 'config.yaml'} --weights "
         f"{folder / 'model_final.pth'} --input 'FOLDER/*.jpg' --output {folder / 'pictures'}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From a command line to processes on devices: arguments, config, seed, Lightning Fabric."""
+"""From parsed arguments to processes on devices: config, seed, Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -15,49 +15,18 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.strategies import DDPStrategy
 from omegaconf import DictConfig
 
-from crossstage.config import LazyConfig
+from crossstage.config import LazyConfig, find_config
 from crossstage.errors import InputError
 
 ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
-EXAMPLES = """examples:
-  train on one GPU, or on the CPU where there is none:
-    %(prog)s --config-file projects/dino/configs/dino_toy.py dataloader.root=datasets/toy_easy
-  8 GPUs, another batch size (over all GPUs) and length:
-    %(prog)s --config-file F --num-gpus 8 dataloader.train.total_batch_size=32 train.max_iter=45000
-  go on after an interruption:
-    %(prog)s --config-file F --resume
-  evaluate a checkpoint:
-    %(prog)s --config-file F --eval-only train.init_checkpoint=output/model_final.pth
-  two machines; run this on each, with its own rank:
-    %(prog)s --config-file F --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://10.0.0.1:29500
-Under torchrun or srun the number of processes is theirs; --num-gpus is not needed.
-"""
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's command line."""
-    parser = argparse.ArgumentParser(
-        description="Train or evaluate a detector.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config-file", required=True, metavar="F", help="a LazyConfig .py file, or a saved config.yaml"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, on the CPU too")
-    parser.add_argument("--num-machines", type=int, default=1, metavar="M")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default="auto", metavar="U", help="tcp://HOST:PORT of machine 0")
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config, e.g. train.max_iter=1000")
-    return parser
-
 
 def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
-    """Load and override a config; apply train.fast_dev_run. Raises InputError if a root or a value is wrong."""
-    cfg = LazyConfig.load(file)
+    """Load and override a config; apply train.fast_dev_run. Raises InputError if a root or a value is wrong.
+
+    file: a path, or the short name of one of our configs.
+    """
+    cfg = LazyConfig.load(find_config(file))
     LazyConfig.apply_overrides(cfg, list(overrides))
     if missing := [name for name in ROOTS if name not in cfg]:
         raise InputError(f"{file}: does not define {', '.join(missing)}; a config defines {', '.join(ROOTS)}")

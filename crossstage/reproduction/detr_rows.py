@@ -13,18 +13,15 @@ ZOO = "detrex's model zoo"
 
 def _dino(name: str, variant: str, epochs: int, ap: float | None = None, baseline: str = "") -> Row:
     """DINO R50, 4 scales; `variant`: "", "_csla", "_csla_dca"."""
-    configs = "projects/dino/configs"
-    coco = f"{configs}/dino_r50_4scale_{epochs}ep{variant}.py"
-    return Row(name, coco, f"{configs}/dino_toy{variant}.py", ap, ZOO if ap else "", baseline, epochs)
+    coco = f"dino_r50_4scale_{epochs}ep{variant}"
+    return Row(name, coco, f"dino_toy{variant}", ap, ZOO if ap else "", baseline, epochs)
 
 
-def _pair(name: str, project: str, coco: str, toy: str, ap: float, source: str) -> tuple[Row, Row]:
-    """A detector without and with CSLA; `coco`, `toy`: its configs without `.py`; the name ends in its epochs."""
-    configs = f"projects/{project}/configs"
+def _pair(name: str, coco: str, toy: str, ap: float, source: str = ZOO) -> tuple[Row, Row]:
+    """A detector without and with CSLA; `coco`, `toy`: its configs; the name ends in its epochs."""
     epochs = int(name.rpartition("_")[2].removesuffix("ep"))
-    plain = Row(name, f"{configs}/{coco}.py", f"{configs}/{toy}.py", ap, source, "", epochs)
-    with_csla = (f"{configs}/{coco}_csla.py", f"{configs}/{toy}_csla.py")
-    return plain, Row(f"{name}_csla", *with_csla, None, "", name, epochs)
+    plain = Row(name, coco, toy, ap, source, "", epochs)
+    return plain, Row(f"{name}_csla", f"{coco}_csla", f"{toy}_csla", None, "", name, epochs)
 
 
 TABLE_4 = (
@@ -34,17 +31,10 @@ TABLE_4 = (
     _dino("dino_24ep", "", 24, 50.6),
     _dino("dino_24ep_csla", "_csla", 24, baseline="dino_24ep"),
     _dino("dino_24ep_csla_dca", "_csla_dca", 24, baseline="dino_24ep"),
-    *_pair(
-        "deformable_detr_50ep",
-        "deformable_detr",
-        "deformable_detr_r50_two_stage_50ep",
-        "deformable_detr_toy",
-        48.2,
-        ZOO,
-    ),
-    *_pair("dn_detr_50ep", "dn_detr", "dn_detr_r50_50ep", "dn_detr_toy", 44.7, ZOO),
-    *_pair("h_detr_12ep", "h_detr", "h_detr_r50_two_stage_12ep", "h_detr_toy", 49.1, f"{ZOO}, modified trainer"),
+    *_pair("deformable_detr_50ep", "deformable_detr_r50_two_stage_50ep", "deformable_detr_toy", 48.2),
+    *_pair("dn_detr_50ep", "dn_detr_r50_50ep", "dn_detr_toy", 44.7),
+    *_pair("h_detr_12ep", "h_detr_r50_two_stage_12ep", "h_detr_toy", 49.1, f"{ZOO}, modified trainer"),
 )
-TABLE_5 = _pair("dino_swin_base_12ep", "dino", "dino_swin_base_384_4scale_12ep", "dino_swin_toy", 55.8, ZOO)
+TABLE_5 = _pair("dino_swin_base_12ep", "dino_swin_base_384_4scale_12ep", "dino_swin_toy", 55.8)
 
 DETR_TABLES: dict[str, tuple[Row, ...]] = {"4": TABLE_4, "5": TABLE_5}

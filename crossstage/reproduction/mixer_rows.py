@@ -5,8 +5,10 @@ from __future__ import annotations
 from crossstage.reproduction.rows import Row
 
 PAPER = "StageInteractor, ICCV 2023"
-CONFIGS = "projects/stage_interactor/configs"
-LABELS, MIXING, SAMPLER = "model.criterion.labels", "model.decoder.layer.mixing", "model.decoder.layer.sampler"
+TOY = "stage_interactor_toy"
+SUPERVISION = "model.criterion.groups.matching"
+LABELS, COPIES = f"{SUPERVISION}.labels", f"{SUPERVISION}.matcher.copies"
+MIXING, SAMPLER = "model.decoder.layer.mixing", "model.decoder.layer.sampler"
 FILTERS = "crossstage.projects.stage_interactor.modeling.filters"
 OWN_LABELS = (f"{LABELS}.look_back=0", f"{LABELS}.look_ahead=0", f"{LABELS}.iou_threshold=0.0")
 NO_REUSE = (f"{MIXING}.reuse.channel_filters=0", f"{MIXING}.reuse.spatial_filters=0")
@@ -16,8 +18,8 @@ def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "o
     """StageInteractor R50, 100 queries, 12 epochs; `small`: further overrides for the small model."""
     return Row(
         name=name,
-        config=f"{CONFIGS}/stage_interactor_r50_12ep.py",
-        toy_config=f"{CONFIGS}/stage_interactor_toy.py",
+        config="stage_interactor_r50_12ep",
+        toy_config=TOY,
         paper_ap=ap,
         source=PAPER if ap else "",
         baseline="" if baseline == name else baseline,
@@ -29,13 +31,13 @@ def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "o
 
 def _recipe(name: str, config: str, ap: float, epochs: int) -> Row:
     """A recipe of Tables 2 and 3; on the generated set they are all the small model."""
-    return Row(name, f"{CONFIGS}/{config}.py", f"{CONFIGS}/stage_interactor_toy.py", ap, PAPER, "", epochs)
+    return Row(name, config, TOY, ap, PAPER, "", epochs)
 
 
 _ADAMIXER = Row(
     name="adamixer",
-    config="projects/adamixer/configs/adamixer_r50_64points_12ep.py",
-    toy_config="projects/adamixer/configs/adamixer_toy.py",
+    config="adamixer_r50_64points_12ep",
+    toy_config="adamixer_toy",
     paper_ap=42.6,
     source=PAPER,
     baseline="",
@@ -46,8 +48,8 @@ MIXER_TABLES: dict[str, tuple[Row, ...]] = {
     # hybrid layer matching: early stages match each object several times (how many stages and times is our reading)
     "1": (
         _row("ours", ap=44.8),
-        _row("repeated_2x_first_half", "+model.queries.repeats=[2,2,2,1]", small=("model.queries.repeats=[2,2,1]",)),
-        _row("repeated_4x_first_half", "+model.queries.repeats=[4,4,4,1]", small=("model.queries.repeats=[4,4,1]",)),
+        _row("repeated_2x_first_half", f"{COPIES}=[2,2,2,1]", small=(f"{COPIES}=[2,2,1]",)),
+        _row("repeated_4x_first_half", f"{COPIES}=[4,4,4,1]", small=(f"{COPIES}=[4,4,1]",)),
     ),
     "2": (
         _ADAMIXER,
@@ -94,7 +96,7 @@ MIXER_TABLES: dict[str, tuple[Row, ...]] = {
         _row("own_boxes", ap=44.8, baseline="own_boxes"),
         _row(
             "boxes_too",
-            "+model.criterion.box_matches._target_=csla.CrossStageBoxMatches",
+            f"{SUPERVISION}.adjustments=[{{_target_:csla.CrossStageBoxMatches}}]",
             ap=44.8,
             baseline="own_boxes",
         ),

@@ -2,122 +2,88 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
+import crossstage
 from crossstage.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows: two tools in one folder are then not noticed
+except ImportError:  # Windows has no such locks: two commands in one folder are not noticed there
     fcntl = None
 
-# What a signal to us becomes for the training: closing the terminal lets it save, too.
-RELAYED = {
-    getattr(signal, name): other
-    for name, other in (("SIGINT", signal.SIGINT), ("SIGTERM", signal.SIGTERM), ("SIGHUP", signal.SIGTERM))
-    if hasattr(signal, name)
-}
-LOCK = ".lock"
+# Each signal that stops us, and what the training gets: closing the terminal (SIGHUP) lets it save, too.
+RELAYED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    RELAYED[signal.SIGHUP] = signal.SIGTERM
 
 
 @dataclass(frozen=True)
 class Ended:
-    """status: the exit status, negative for a signal.  signal: what stopped it, 0 for none.  error: its last words."""
+    """The exit status of a process, the signal that stopped it (0: none), and the line that tells what went wrong."""
 
     status: int
     signal: int
     error: str
 
 
-class Relay:
-    """Inside `with`, signals are noted in `received` and sent on to `process`, as often as they come."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.process: subprocess.Popen | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> Relay:
-        for number in RELAYED:
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def attach(self, process: subprocess.Popen) -> None:
-        """Send signals to `process` from now on, and the one that came before it was there."""
-        self.process = process
-        if self.received:
-            process.send_signal(RELAYED[self.received])
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        if self.process is not None:
-            self.process.send_signal(RELAYED[number])
-
-
 def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
     """Run this Python with `arguments` to its end; its output goes where ours goes.
 
-    The first Ctrl-C lets a training save; a second one stops it at once. lock: of `held`, for the process to hold too.
+    It imports the same `crossstage` as we do, and holds the lock of `held` as well. The first Ctrl-C lets a training
+    save; a second one stops it at once.
     """
-    with Relay() as relay:
-        # A session of its own: Ctrl-C on the terminal would otherwise reach it from there and from us, which is twice.
+    path = [str(Path(crossstage.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    received: list[int] = []
+    with _handling_signals(received.append):
+        # A session of its own: Ctrl-C on the terminal would otherwise reach it twice, from there and from us.
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             pass_fds=() if lock is None else (lock,),
         )
-        relay.attach(process)
         last_lines: deque[str] = deque(maxlen=50)
         reader = threading.Thread(target=_copy, args=(process.stderr, last_lines), daemon=True)
         reader.start()
-        status = process.wait()
-        reader.join(timeout=5)  # a process that outlives it may hold the pipe
-    number = relay.received or _stopped_by(status)
-    return Ended(status, number, "" if status == 0 else error_line(list(last_lines), status))
+        sent = 0
+        while process.poll() is None:
+            time.sleep(0.1)
+            for number in received[sent:]:
+                process.send_signal(RELAYED[number])
+                sent += 1
+        reader.join(timeout=5)  # a process that outlives the training may hold the pipe
+    status = process.returncode
+    number = status - 128 if status > 128 else -status  # a person or a scheduler may have stopped it, not us
+    stopped_by = received[-1] if received else number * (number in (signal.SIGINT, signal.SIGTERM))
+    return Ended(status, stopped_by, "" if status == 0 else error_line(list(last_lines), status))
 
 
 def error_line(lines: list[str], status: int) -> str:
     """What a report says of a failure: the signal, the last line that tells an error, the last line, the status."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}" + " (out of memory?)" * (status == -signal.SIGKILL)
-    told = [line.strip() for line in lines if line.strip()]
+    told = [f"ended with status {status} and without a message", *(line.strip() for line in lines if line.strip())]
     errors = [line for line in told if line.startswith("error: ")]
-    return (errors or told or [f"error: ended with status {status} and no word"])[-1].removeprefix("error: ")
-
-
-def _stopped_by(status: int) -> int:
-    """The signal of an exit status if it is one that a person or a scheduler stops a training with, else 0."""
-    number = status - 128 if status > 128 else -status
-    return number if number in (signal.SIGINT, signal.SIGTERM) else 0
-
-
-def _copy(stream: BinaryIO, last_lines: deque[str]) -> None:
-    for line in stream:
-        text = line.decode(errors="replace")
-        last_lines.append(text)
-        sys.stderr.write(text)
-        sys.stderr.flush()
+    return (errors or told)[-1].removeprefix("error: ")
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[int | None]:
-    """Hold `folder`, made if it is not there; a process with the lock holds it on, even if we are killed.
+    """Hold `folder`, made if it is absent; a child with the lock holds it on, even if we are killed.
 
     Raises InputError if another process holds it.
     """
@@ -125,9 +91,29 @@ def held(folder: Path) -> Iterator[int | None]:
     if fcntl is None:
         yield None
         return
-    with (folder / LOCK).open("w") as file:
+    with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another process is at work there; wait for it, or end it") from None
         yield file.fileno()
+
+
+@contextmanager
+def _handling_signals(note: Callable[[int], None]) -> Iterator[None]:
+    """Inside, the signals of RELAYED call `note` and do nothing else."""
+    previous = {number: signal.signal(number, lambda number, frame: note(number)) for number in RELAYED}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _copy(stream: BinaryIO, last_lines: deque[str]) -> None:
+    """Write what a process prints to our stderr, and keep its last lines."""
+    for line in stream:
+        text = line.decode(errors="replace")
+        last_lines.append(text)
+        sys.stderr.write(text)
+        sys.stderr.flush()

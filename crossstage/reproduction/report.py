@@ -7,19 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
-
-from rich.table import Table
 
 from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
 from crossstage.files import write_text
-from crossstage.reproduction.data import described
 from crossstage.reproduction.intervals import Estimate, difference, mean_of_seeds
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line
 
-NOT_OURS = "not in our facts"
 RULE = (
     "Iterations on the generated set: train.max_iter of the row's toy config, times the row's epochs over the "
     "fewest epochs of its project's rows in this table, times --epochs-scale. On COCO: those of the full config times "
@@ -29,11 +24,13 @@ INTERVALS = (
     "±: half of the 95 % Student-t interval of the mean over seeds. Delta: against the baseline row of this table, "
     "paired by seed where both have the same seeds, else Welch's interval. One seed has no interval."
 )
+COLUMNS = ("row", "iterations", "{published}", "our AP, {seeds}", "mean", "our AP50, {seeds}", "mean", "delta of AP")
+Planned = Mapping[str, Sequence[Run]]  # the runs of each row that can be run, by the row's name
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run: `state` is "finished", or says what is missing; AP, AP50 in percent of a finished one, else None."""
+    """One run. state: "finished", or what is missing; AP and AP50 in percent are None then."""
 
     seed: int
     iterations: int
@@ -41,13 +38,13 @@ class RunReport:
     ap: float | None
     ap50: float | None
     training_seconds: float
-    starts: list[dict[str, str]]  # time, commit, device of each
+    starts: list[dict[str, str]]  # time, commit and device of each
     command: str
 
 
 @dataclass(frozen=True)
 class RowReport:
-    """A row with its runs; ap, ap50: over its finished seeds; delta: AP less that of `row.baseline`; None = unknown."""
+    """A row with its runs. AP, AP50: over the finished seeds; delta: AP less that of `row.baseline`; None: unknown."""
 
     row: Row
     runs: list[RunReport]
@@ -56,45 +53,35 @@ class RowReport:
     delta: Estimate | None
 
     @property
-    def by_seed(self) -> dict[int, float]:
-        """AP of the finished runs."""
-        return {run.seed: run.ap for run in self.runs if run.ap is not None}
+    def finished(self) -> list[RunReport]:
+        """The runs that count."""
+        return [run for run in self.runs if run.ap is not None]
 
     @property
-    def published(self) -> str:
-        """The published figure with its source."""
-        return NOT_OURS if self.row.paper_ap is None else f"{self.row.paper_ap:.1f} ({self.row.source})"
-
-    @property
-    def states(self) -> str:
+    def missing(self) -> str:
         """ "" if all seeds are finished, else what is missing."""
         if not self.runs:
             return "cannot be run: --rows with its name says why"
         return "; ".join(f"seed {run.seed}: {run.state}" for run in self.runs if run.ap is None)
 
 
-Planned = Mapping[str, Sequence[Run]]  # the runs of each row that can be run, by the row's name
-
-
 def report_of(request: Request, planned: Planned) -> list[RowReport]:
     """All rows of the table, run or not, in its order; runs with other settings than asked for do not count."""
-    found = []
-    for row in request.rows:
-        runs = [_run_report(run, request.gpus) for run in planned.get(row.name, ())]
-        found.append((row, runs, [run for run in runs if run.ap is not None]))
-    scores = {row.name: {run.seed: run.ap for run in finished} for row, _, finished in found}
+    runs = {row.name: [_run_report(run, request.gpus) for run in planned.get(row.name, ())] for row in request.rows}
+    scores = {name: {run.seed: run.ap for run in found if run.ap is not None} for name, found in runs.items()}
     reports = []
-    for row, runs, finished in found:
-        ap = mean_of_seeds([run.ap for run in finished]) if finished else None
-        ap50 = mean_of_seeds([run.ap50 for run in finished]) if finished else None
-        theirs = scores.get(row.baseline)
-        delta = difference(scores[row.name], theirs) if finished and theirs else None
-        reports.append(RowReport(row, runs, ap, ap50, delta))
+    for row in request.rows:
+        ours, theirs = scores[row.name], scores.get(row.baseline)
+        ap50 = [run.ap50 for run in runs[row.name] if run.ap50 is not None]
+        means = [mean_of_seeds(values) if values else None for values in (list(ours.values()), ap50)]
+        delta = difference(ours, theirs) if ours and theirs else None
+        reports.append(RowReport(row, runs[row.name], *means, delta))
     return reports
 
 
 def _run_report(run: Run, gpus: int) -> RunReport:
     record, ap, ap50 = run.record(), None, None
+    saved = f"{run.saved_iterations()} of {run.iterations} iterations are saved"
     if different := run.differences():
         state = f"other settings: {some(different)}"
     elif run.is_finished():
@@ -103,63 +90,50 @@ def _run_report(run: Run, gpus: int) -> RunReport:
             state = "finished"
         except InputError as error:
             state = str(error)
+    elif record["error"]:
+        state = f"failed ({saved}): {record['error']}"
     else:
-        state = _unfinished(run, record["error"])
+        state = f"stopped ({saved})" if run.is_begun() else "not run"
     command = command_line(run.command(gpus))
     return RunReport(run.seed, run.iterations, state, ap, ap50, run.training_seconds(), record["starts"], command)
 
 
-def _unfinished(run: Run, error: str) -> str:
-    saved = f"{run.saved_iterations()} of {run.iterations} iterations are saved"
-    if error:
-        return f"failed ({saved}): {error}"
-    return f"stopped ({saved})" if run.is_begun() else "not run"
-
-
-def cells(report: RowReport) -> tuple[str, ...]:
-    """The row of the table, by `columns`."""
-    finished = [run for run in report.runs if run.ap is not None]
-    missing = report.states or "-"
-    delta = "baseline" if not report.row.baseline else "-"
-    if report.delta is not None:
-        delta = f"{report.delta.signed()} vs {report.row.baseline} ({report.delta.method})"
-    return (
-        report.row.name,
-        str(report.runs[0].iterations) if report.runs else "-",
-        report.published,
-        " / ".join(f"{run.ap:.2f}" for run in finished) or missing,
-        str(report.ap) if report.ap else "-",
-        " / ".join(f"{run.ap50:.2f}" for run in finished) or "-",
-        str(report.ap50) if report.ap50 else "-",
-        delta,
-        " / ".join(_duration(run.training_seconds) for run in finished) or "-",
-    )
-
-
-def columns(request: Request) -> tuple[str, ...]:
-    """The heads of the table; on the generated set the published column says that it is about other data."""
-    published = "published AP" + (", COCO" if request.data.is_generated else "")
+def table(reports: Sequence[RowReport], request: Request) -> str:
+    """The table in Markdown; on the generated set the published column says that it is about other data."""
+    published = "published AP" + (", COCO" if request.is_generated else "")
     seeds = f"seeds 0..{request.seeds - 1}" if request.seeds > 1 else "seed 0"
-    return (
-        "row",
-        "iterations",
-        published,
-        f"our AP, {seeds}",
-        "mean",
-        f"our AP50, {seeds}",
-        "mean",
-        "delta of AP",
-        "training time",
-    )
+    heads = [head.format(published=published, seeds=seeds) for head in (*COLUMNS, "training time")]
+    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in _cells(report)] for report in reports]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def _cells(report: RowReport) -> list[str]:
+    row, finished = report.row, report.finished
+    delta = "-" if row.baseline else "baseline"
+    if report.delta is not None:
+        delta = f"{report.delta.signed()} vs {row.baseline} ({report.delta.method})"
+    return [
+        row.name,
+        str(report.runs[0].iterations) if report.runs else "-",
+        "not in our facts" if row.paper_ap is None else f"{row.paper_ap:.1f} ({row.source})",
+        " / ".join(f"{run.ap:.2f}" for run in finished) or report.missing,
+        str(report.ap or "-"),
+        " / ".join(f"{run.ap50:.2f}" for run in finished) or "-",
+        str(report.ap50 or "-"),
+        delta,
+        " / ".join(str(timedelta(seconds=round(run.training_seconds))) for run in finished) or "-",
+    ]
 
 
 def markdown(reports: Sequence[RowReport], request: Request) -> str:
     """report.md: the table, what it was made from, what is missing, and each run's command, commit, device."""
-    heads = columns(request)
-    lines = [f"# Table {request.table} on {request.data.name}", "", *notes(request), ""]
-    lines += ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
-    lines += ["| " + " | ".join(_escaped(cell) for cell in cells(report)) + " |" for report in reports]
-    if missing := [f"- {report.row.name}: {report.states}" for report in reports if report.states]:
+    lines = [f"# Table {request.table} on {request.data}", ""]
+    lines += [f"Ours is measured on {described(request)}. {RULE}", "", INTERVALS, ""]
+    lines += [f"--epochs-scale {request.scale:g}, --seeds {request.seeds}, written {_now()}.", ""]
+    if request.is_generated:
+        lines += ["The published figures are of COCO val2017 and cannot be compared with ours, which are not.", ""]
+    lines += [table(reports, request)]
+    if missing := [f"- {report.row.name}: {report.missing}" for report in reports if report.missing]:
         lines += ["", "## Missing", "", *missing]
     lines += ["", "## Runs", ""]
     for report in reports:
@@ -170,37 +144,38 @@ def markdown(reports: Sequence[RowReport], request: Request) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def notes(request: Request) -> list[str]:
-    """The paragraphs that say how to read the table."""
-    said = [f"Ours is measured on {described(request.data, request.root)}. {RULE}", "", INTERVALS, ""]
-    said.append(f"--epochs-scale {request.scale:g}, --seeds {request.seeds}, written {_now()}.")
-    if request.data.is_generated:
-        said += ["", "The published figures are of COCO val2017 and cannot be compared with ours, which are not."]
-    return said
+def described(request: Request) -> str:
+    """One phrase: which data the figures are from."""
+    if not request.is_generated:
+        return "COCO: train2017, evaluated on val2017"
+    try:
+        settings = json.loads((request.root / "toy.json").read_text(encoding="utf-8"))
+        return (
+            f"the generated set: {settings['train']} training images, {settings['val']} to evaluate, preset "
+            f"{settings['preset']}, size {settings['size']}, seed {settings['seed']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "images in COCO's layout, not written by our generator"
 
 
-def as_json(reports: Sequence[RowReport], request: Request) -> dict[str, Any]:
-    """report.json: the same, with all digits."""
-    return {
+def write(request: Request, planned: Planned) -> list[RowReport]:
+    """Write report.md and report.json (the same, with all digits), each as a whole; return what they say."""
+    reports = report_of(request, planned)
+    content = {
         "table": request.table,
-        "data": request.data.name,
-        "dataset": described(request.data, request.root),
+        "data": request.data,
+        "dataset": described(request),
         "epochs_scale": request.scale,
         "seeds": request.seeds,
         "written": _now(),
         "rule": RULE,
         "intervals": INTERVALS,
         "published_on": "COCO val2017",
-        "rows": [{**asdict(report), "finished": not report.states} for report in reports],
+        "rows": [{**asdict(report), "finished": not report.missing} for report in reports],
     }
-
-
-def write(request: Request, planned: Planned) -> list[RowReport]:
-    """Write report.md and report.json into `request.folder`, each as a whole; return what they say."""
-    reports = report_of(request, planned)
     request.folder.mkdir(parents=True, exist_ok=True)
     write_text(request.folder / "report.md", markdown(reports, request))
-    write_text(request.folder / "report.json", json.dumps(as_json(reports, request), indent=2) + "\n")
+    write_text(request.folder / "report.json", json.dumps(content, indent=2) + "\n")
     return reports
 
 
@@ -210,29 +185,11 @@ def check_folder(request: Request) -> None:
     if not path.is_file():
         return
     try:
-        table = json.loads(path.read_text(encoding="utf-8")).get("table")
+        found = json.loads(path.read_text(encoding="utf-8")).get("table")
     except (ValueError, AttributeError):
-        table = "an unreadable file"
-    if table != request.table:
-        raise InputError(f"{path}: is of table {table}; choose another --output for table {request.table}")
-
-
-def rich_table(reports: Sequence[RowReport], request: Request) -> Table:
-    """The table for the terminal."""
-    table = Table(title=f"Table {request.table} on {request.data.name}", show_lines=True)
-    for head in columns(request):
-        table.add_column(head, overflow="fold")
-    for report in reports:
-        table.add_row(*cells(report))
-    return table
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+        found = "an unreadable file"
+    if found != request.table:
+        raise InputError(f"{path}: is of table {found}; choose another --output for table {request.table}")
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from crossstage.config.find import find_config
 from crossstage.config.names import suggestion
 from crossstage.errors import InputError
 
@@ -13,10 +14,16 @@ from crossstage.errors import InputError
 class Row:
     """One row of a table.
 
-    name: of its folder of runs and in --rows.  config, toy_config: the files, below the checkout, for COCO and for
-    the generated set.  paper_ap: COCO AP that `source` published, None = not in our facts.  baseline: the row of the
-    same table that it is compared with, "" for none.  epochs: over COCO.  overrides: key=value for both configs.
-    toy_overrides: further ones for the generated set's config.
+    Attributes:
+        name: of its folder of runs and in --rows.
+        config: the config for COCO, a short name or a file.
+        toy_config: the config for the generated set.
+        paper_ap: AP on COCO that `source` published; None where we know no figure.
+        source: who published it, "" for nobody.
+        baseline: the row of the same table that it is compared with, "" for none.
+        epochs: over COCO.
+        overrides: key=value for both configs.
+        toy_overrides: further ones for the generated set's config.
     """
 
     name: str
@@ -39,24 +46,16 @@ class Row:
 
 
 def chosen(rows: tuple[Row, ...], patterns: list[str]) -> tuple[Row, ...]:
-    """Those rows that a name or a shell pattern fits, in the table's order; all without any pattern.
-
-    Raises InputError for a pattern that fits none, with the nearest name.
-    """
+    """The rows that fit a name or shell pattern, all without any; InputError for one that fits none."""
     names = [row.name for row in rows]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(
-                f"--rows {pattern}: the table has no such row.{suggestion(pattern, names)} It has: {', '.join(names)}"
-            )
-    return tuple(row for row in rows if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns))
+            near = suggestion(pattern, names)
+            raise InputError(f"--rows {pattern}: the table has no such row.{near} It has: {', '.join(names)}")
+    return tuple(row for row in rows if any(fnmatchcase(row.name, pattern) for pattern in patterns or ["*"]))
 
 
 def length(row: Row, rows: tuple[Row, ...]) -> float:
-    """How many times its toy config's iterations a row trains: its epochs over the fewest of its project's rows."""
-    fewest = min(other.epochs for other in rows if _project(other) == _project(row))
-    return row.epochs / fewest
-
-
-def _project(row: Row) -> str:
-    return row.toy_config.partition("/configs/")[0]
+    """A row's epochs over the fewest epochs of its project's rows: a factor of its toy config's iterations."""
+    project = find_config(row.toy_config).parent
+    return row.epochs / min(other.epochs for other in rows if find_config(other.toy_config).parent == project)

@@ -11,9 +11,8 @@ import torch
 from detrex_on_cpu import batch, stub
 from torch import Tensor
 
-from crossstage.modeling.supervision.criterion import SetCriterion
-from crossstage.modeling.supervision.matching import HungarianMatcher
-from crossstage.structures import GroupOutputs, QueryGroup
+from crossstage.config import get_config, instantiate
+from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from csla import CrossStageBoxMatches, CrossStageLabels
 from csla.detrex import with_csla
 from csla.detrex_check import RecordedLabels, build, tiny_model
@@ -36,27 +35,35 @@ def stage_alone(node: Any) -> list[dict[str, Any]]:
     for counts in SCENES:
         plain = losses_of(node, counts)
         for groups in (("matching",), ALL_GROUPS):
-            ours = losses_of(with_csla(node, label_groups=groups, **STAGE_ALONE), counts)
+            ours = losses_of(with_csla(node, groups=groups, **STAGE_ALONE), counts)
             differences = [abs(ours[name] - loss).item() / max(1, loss.item()) for name, loss in plain.items()]
             found.append({"counts": counts, "names": list(ours) == list(plain), "difference": max(differences)})
     return found
+
+
+def own_labels(outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -> Tensor:
+    """The labels of each stage's own matches."""
+    assignment = Assignment(QueryGroup("matching", matches.shape[-1]), matches, matches)
+    return CrossStageLabels(**STAGE_ALONE)(outputs, targets, assignment).labels
 
 
 def labels(node: Any) -> list[dict[str, Any]]:
     """Class targets and losses of a step beside those of our own criterion, which is given the same outputs."""
     options = {"iou_threshold": 0.1, "look_back": None}
     recorder = RecordedLabels(CrossStageLabels(**options))
-    edited = with_csla(node, label_groups=("matching", "one_to_many"), localisation=True, **options)
+    edited = with_csla(node, groups=("matching", "one_to_many"), localisation=True, **options)
     model = build(edited, labels=recorder)
     losses = model(batch(3, 0, 5, seed=3))
     found = []
     for (outputs, targets, matches, theirs), suffix in zip(recorder.calls, ("", "_one2many"), strict=False):
         native_labels = RecordedLabels(CrossStageLabels(**options))
-        weights = {name: model.criterion.weight_dict[name] for name in ("loss_class", "loss_bbox", "loss_giou")}
-        boxes = CrossStageBoxMatches(**options)
-        native = SetCriterion(matcher=HungarianMatcher(), weights=weights, labels=native_labels, box_matches=boxes)
+        weights = {kind: model.criterion.weight_dict[f"loss_{kind}"] for kind in ("class", "bbox", "giou")}
+        boxes = [CrossStageBoxMatches(**options)]
+        native = instantiate(get_config("common/models/supervision.py").criterion)
+        supervision = native.supervision("matching")
+        supervision.weights, supervision.labels, supervision.adjustments = weights, native_labels, boxes
         group = GroupOutputs(QueryGroup("matching", outputs.logits.shape[2]), outputs)
-        named = native.group_losses(group, targets, matches)  # the same matches
+        named = supervision.losses(group, targets, matches)  # the same matches
         native([group], targets)  # and those of our own matcher
         differences = [abs(loss - losses[name + suffix]).item() / max(1, loss.item()) for name, loss in named.items()]
         found.append(
@@ -64,7 +71,7 @@ def labels(node: Any) -> list[dict[str, Any]]:
                 "equal": [torch.equal(call[3], theirs) for call in native_labels.calls],
                 "difference": max(differences),
                 "positives": int(theirs.sum()),
-                "changed": bool((CrossStageLabels(**STAGE_ALONE)(outputs, targets, matches) != theirs).any()),
+                "changed": bool((own_labels(outputs, targets, matches) != theirs).any()),
                 "objects": list(targets.counts),
             }
         )

@@ -48,8 +48,8 @@ def scene() -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
 
 
 def adapted(criterion: nn.Module, **options: Any) -> CrossStageCriterion:
-    groups = options.pop("label_groups", ("matching",))
-    return CrossStageCriterion(criterion, labels=CrossStageLabels(**options), label_groups=groups)
+    groups = options.pop("groups", ("matching",))
+    return CrossStageCriterion(criterion, labels=CrossStageLabels(**options), groups=groups)
 
 
 def positives(losses_of_class: Tensor, logits: Tensor) -> list[int]:
@@ -96,7 +96,7 @@ def test_only_the_groups_that_are_named_leave_the_wrapped_class_loss(groups, own
     outputs, targets = scene()
     outputs["enc_outputs"], denoising = stage(3), {"output_known_lbs_bboxes": stage(0)}
     criterion = StandIn()
-    adapted(criterion, label_groups=groups)(outputs, targets, denoising)
+    adapted(criterion, groups=groups)(outputs, targets, denoising)
     assert criterion.matcher.calls == STAGES + 1, "denoising queries know their object; the encoder is matched once"
     parts = {"encoder": outputs["enc_outputs"], "denoising": denoising["output_known_lbs_bboxes"]}
     asked = {id(logits) for logits in criterion.own_class_losses}
@@ -114,7 +114,7 @@ def test_h_detr_s_second_call_is_its_one_to_many_branch():
     repeated = [{name: torch.cat([value, value]) for name, value in target.items()} for target in targets]
     for groups, own_calls in ((("matching",), 1), (("matching", "one_to_many"), 0)):
         criterion = StandIn()
-        adapter = adapted(criterion, label_groups=groups)
+        adapter = adapted(criterion, groups=groups)
         adapter(outputs, targets)
         assert criterion.own_class_losses == []
         adapter(many, repeated)
@@ -186,11 +186,11 @@ def node() -> Any:
 def test_the_node_keeps_its_keys_and_the_input_stays_as_it_is():
     model = node()
     before = OmegaConf.to_container(model)
-    edited = with_csla(with_csla(model, look_back=3), iou_threshold=0.25, label_groups=("matching", "denoising"))
+    edited = with_csla(with_csla(model, look_back=3), iou_threshold=0.25, groups=("matching", "denoising"))
     assert OmegaConf.to_container(model) == before
     edited.criterion.losses = ["class", "boxes"]  # as a detrex config goes on to do
     adapter = instantiate(edited.criterion)
-    assert (adapter.criterion.losses, adapter.label_groups) == (["class", "boxes"], ("matching", "denoising"))
+    assert (adapter.criterion.losses, adapter.groups) == (["class", "boxes"], ("matching", "denoising"))
     assert (adapter.labels.iou_threshold, adapter.labels.look_back) == (0.25, 1)
     assert isinstance(adapter.criterion, StandIn)
 
@@ -199,7 +199,7 @@ def test_the_node_keeps_its_keys_and_the_input_stays_as_it_is():
     ("call", "error"),
     [
         (lambda: with_csla(node(), iou=0.5), TypeError),
-        (lambda: with_csla(node(), label_groups=("decoder",)), ValueError),
+        (lambda: with_csla(node(), groups=("decoder",)), ValueError),
         (lambda: with_csla(L(dict)()), ValueError),
         (lambda: with_dca(node()), ValueError),
         (lambda: with_dca(node(), norm="layer"), TypeError),

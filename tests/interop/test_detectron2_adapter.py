@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossstage.errors import InputError
 from crossstage.interop.detectron2 import Detectron2Model, coco_content, image_batch, registered_dataset
-from crossstage.structures import Detections, ImageBatch
+from crossstage.structures import Detections, ImageBatch, Losses
 
 
 class Catalog(UserDict):
@@ -62,7 +62,7 @@ class Spy(nn.Module):
     def forward(self, batch: ImageBatch) -> Any:
         self.batch = batch
         if self.training:
-            return {"loss_class": self.weight}
+            return Losses.of({"loss_class": self.weight})
         return [
             Detections(torch.tensor([[w / 2, h / 2, w, h]]), torch.tensor([0.5]), torch.tensor([3]))
             for h, w in batch.original_sizes

@@ -10,14 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("csla", "dca", "crossstage")
 TREE = (*PACKAGES, "configs", "projects", "tools", "benchmarks", "tests")
-ONE_FILE = {"benchmarks/gpu/check.py"}  # carried to the GPU machine as one script
 BLOCK = 8
 MAX_LINES = 400
 
 
 def sources(*folders: str) -> list[Path]:
     paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return sorted(path for path in paths if "golden/data" not in path.as_posix() and named(path) not in ONE_FILE)
+    return sorted(path for path in paths if "golden/data" not in path.as_posix())
 
 
 def named(path: Path) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from crossstage.cli import reproduce
+from crossstage.config import find_config
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.errors import InputError
 from crossstage.reproduction import report, runs
-from crossstage.reproduction.data import DATA
 from crossstage.reproduction.intervals import difference, mean_of_seeds
 from crossstage.reproduction.rows import Row, chosen, length
 from crossstage.reproduction.runs import Request
@@ -24,7 +24,7 @@ from crossstage.reproduction.tables import TABLES, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "crossstage" / "engine"
-CONFIG = "tests/crossstage/engine/engine_config.py"  # 12 iterations, by itself
+CONFIG = str(ROOT / "tests/crossstage/engine/engine_config.py")  # 12 iterations, by itself
 ROWS = (
     Row("plain", CONFIG, CONFIG, 49.2, "the zoo", "", 12),
     Row("rule", CONFIG, CONFIG, None, "", "plain", 12, ("model.noise=0",)),
@@ -66,7 +66,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """The tool on table x, with a trainer that takes no time."""
     trainer = tmp_path / "trainer.py"
     trainer.write_text(TRAINER)
-    monkeypatch.setattr(runs, "TOOL", str(trainer))
+    monkeypatch.setattr(runs, "TRAINER", (str(trainer),))
     annotations = tmp_path / "data" / "annotations"
     annotations.mkdir(parents=True)
     for split in ("train", "val"):
@@ -92,21 +92,25 @@ def reports_of(request: Request) -> list[report.RowReport]:
     return report.write(request, {row.name: request.runs(row) for row in ROWS})
 
 
-# t of Student's table at 97.5 %: 4.3027 with 2 degrees of freedom, 3.1824 with 3
+T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)  # Student's t at 97.5 %: in closed form with 2 degrees of freedom,
+T3 = 3.182446305284263  # and from a table with 3
+
+
 @pytest.mark.parametrize(
     ("estimate", "mean", "half_width", "method"),
     [
-        (mean_of_seeds([1.0, 2.0, 3.0]), 2.0, 4.3027 / math.sqrt(3), "t, 3 seeds"),
+        (mean_of_seeds([1.0, 2.0, 3.0]), 2.0, T2 / math.sqrt(3), "t, 3 seeds"),
         (mean_of_seeds([7.0]), 7.0, None, "one seed: no interval"),
         # by seed the differences are 1, 2, 3, though both sides vary by much more
-        (difference({0: 11, 1: 32, 2: 53}, {1: 30, 0: 10, 2: 50}), 2.0, 4.3027 / math.sqrt(3), "paired t, 3 seeds"),
+        (difference({0: 11, 1: 32, 2: 53}, {1: 30, 0: 10, 2: 50}), 2.0, T2 / math.sqrt(3), "paired t, 3 seeds"),
         # variances 2 of 2 and 6 of 3: standard error sqrt(1 + 2), freedom 3**2 / (1**2 / 1 + 2**2 / 2) = 3
         (
             difference({0: 10, 1: 12}, {0: 6 - math.sqrt(6), 1: 6, 2: 6 + math.sqrt(6)}),
             5.0,
-            3.1824 * math.sqrt(3),
+            T3 * math.sqrt(3),
             "Welch's t, 2 and 3 seeds",
         ),
+        (mean_of_seeds([4.0, 4.0]), 4.0, 0.0, "t, 2 seeds"),
         (difference({0: 5, 1: 5}, {2: 4, 3: 4}), 1.0, 0.0, "Welch's t, 2 and 2 seeds"),
         (difference({0: 5}, {0: 7}), -2.0, None, "one seed: no interval"),
         (difference({0: 5}, {0: 7, 1: 8}), -2.5, None, "other seeds, and one side has one seed: no interval"),
@@ -114,7 +118,7 @@ def reports_of(request: Request) -> list[report.RowReport]:
 )
 def test_intervals_against_hand_computed_ones(estimate, mean, half_width, method):
     assert estimate.mean == pytest.approx(mean)
-    assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-4))
+    assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-13))
     assert estimate.method == method
 
 
@@ -123,7 +127,7 @@ def test_rows_of_the_papers_tables_are_there(table):
     names = [row.name for row in TABLES[table]]
     assert len(set(names)) == len(names)
     for row in TABLES[table]:
-        assert (ROOT / row.config).is_file() and (ROOT / row.toy_config).is_file()
+        assert find_config(row.config).is_file() and find_config(row.toy_config).is_file()
         assert row.baseline in ("", *names) and row.baseline != row.name
         assert (row.paper_ap is None) == (row.source == "")
         assert row.overrides_for("toy")[: len(row.overrides)] == row.overrides == row.overrides_for("coco")
@@ -146,31 +150,31 @@ def test_length_and_choice_of_rows():
 
 
 def test_report_says_what_the_disk_holds(tmp_path):
-    request = Request("x", DATA["toy"], Path("data"), Path("out"), scale=0.5, seeds=3)
+    request = Request("x", "toy", Path("data"), Path("out"), scale=0.5, seeds=3)
     finish(request, 0, [11.0, 32.0, 53.0])
     finish(request, 1, [12.0, 34.0, 56.0])
     _, rule, longer = reports_of(request)
     assert rule.ap.mean == pytest.approx(34) and rule.ap50.mean == pytest.approx(54)
     assert rule.delta.signed() == "+2.00 ± 2.48" and rule.delta.method.startswith("paired")
-    assert longer.states == "seed 0: not run; seed 1: not run; seed 2: not run" and longer.delta is None
+    assert longer.missing == "seed 0: not run; seed 1: not run; seed 2: not run" and longer.delta is None
     text = (request.folder / "report.md").read_text()
     assert "| plain | 6 | 49.2 (the zoo) | 11.00 / 32.00 / 53.00 | 32.00 ± 52.17 |" in text
     assert "| rule | 6 | not in our facts | 12.00 / 34.00 / 56.00 |" in text
     assert "+2.00 ± 2.48 vs plain (paired t, 3 seeds) | 0:01:00 / 0:01:00 / 0:01:00 |" in text  # 20 x 1 s + 10 x 4 s
     assert "published AP, COCO" in text and "cannot be compared" in text and "commit c0ffee" in text
-    assert f"--config-file {ROOT / CONFIG} --resume model.noise=0 dataloader.root=data train.max_iter=6 " in text
+    assert f"--config-file {CONFIG} --resume model.noise=0 dataloader.root=data train.max_iter=6 " in text
     written = json.loads((request.folder / "report.json").read_text())
     assert [row["finished"] for row in written["rows"]] == [True, True, False]
-    assert written["rows"][1]["delta"]["half_width"] == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert written["rows"][1]["delta"]["half_width"] == pytest.approx(T2 / math.sqrt(3))
     assert request.runs(ROWS[2])[0].settings["train.max_iter"] == 12  # 12 of the config x 24 / 12 epochs x 0.5
 
 
 def test_runs_with_other_settings_do_not_count():
-    finish(Request("x", DATA["toy"], Path("data"), Path("out"), scale=0.5), 0, [11.0])
-    request = Request("x", DATA["toy"], Path("data"), Path("out"))
+    finish(Request("x", "toy", Path("data"), Path("out"), scale=0.5), 0, [11.0])
+    request = Request("x", "toy", Path("data"), Path("out"))
     finish(request, 1, [12.0])
     plain, rule, _ = reports_of(request)
-    assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.states
+    assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.missing
     assert rule.ap.mean == 12 and rule.ap.half_width is None and rule.delta is None
 
 
@@ -178,7 +182,7 @@ def test_a_run_does_not_count_once_its_config_file_says_something_else(monkeypat
     config = tmp_path / "config.py"
     config.write_text((ROOT / CONFIG).read_text())
     monkeypatch.setitem(TABLES, "x", (replace(ROWS[0], toy_config=str(config)),))
-    request = Request("x", DATA["toy"], Path("data"), Path("out"))
+    request = Request("x", "toy", Path("data"), Path("out"))
     (run,) = request.runs(request.rows[0])
     run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
     (run.folder / "last_checkpoint").write_text("model_final.pth")
@@ -291,7 +295,9 @@ def test_dry_run_prints_commands_to_paste(tmp_path):
         for variant in ("", "_csla")
     ]
     for line in trainings:
-        assert Path(line[1]).is_file() and Path(line[line.index("--config-file") + 1]).is_file()
+        assert (
+            line[1:4] == ["-m", "crossstage", "train"] and find_config(line[line.index("--config-file") + 1]).is_file()
+        )
         assert {"--resume", "train.device=cpu", "dataloader.root=datasets/toy_easy", "train.eval_period=0"} <= {*line}
         assert line[line.index("--num-gpus") + 1] == "2"
     assert not list(tmp_path.iterdir())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.cli.train import main
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.engine.metrics import MetricsFile
-from crossstage.engine.run import main
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "lazyconfig_train_net.py"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossstage.cli.train import main
 from crossstage.data.toy.generate import main as write_toy
-from crossstage.engine.run import main
 
 HERE = Path(__file__).parent
 TOOL = HERE.parents[2] / "tools" / "lazyconfig_train_net.py"

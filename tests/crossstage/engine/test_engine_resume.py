@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.cli.train import main
 from crossstage.config import LazyConfig
 from crossstage.engine.metrics import MetricsFile
-from crossstage.engine.run import main
 
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}  # what no two runs share
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from crossstage.cli.train import argument_parser, main
 from crossstage.config import get_config
 from crossstage.engine import setup
-from crossstage.engine.run import main
 from crossstage.errors import InputError
 
 WRONG = {
@@ -83,7 +83,7 @@ def test_a_missing_train_key_is_named():
 
 
 def args(*given: str) -> argparse.Namespace:
-    return setup.argument_parser().parse_intermixed_args(["--config-file", "f", *given])
+    return argument_parser().parse_intermixed_args(["--config-file", "f", *given])
 
 
 @pytest.mark.parametrize(

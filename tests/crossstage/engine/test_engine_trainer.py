@@ -7,8 +7,8 @@ import torch
 from engine_standin import TinyDetector
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.cli.train import main
 from crossstage.engine.metrics import MetricsFile
-from crossstage.engine.run import main
 from crossstage.engine.trainer import Trainer
 from crossstage.errors import NonFiniteError
 

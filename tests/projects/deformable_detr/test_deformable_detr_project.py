@@ -30,7 +30,7 @@ def test_every_name_of_detrex_is_one_of_ours_and_back(name: str):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_recipe_is_detrexs(name: str):
     config = LazyConfig.load(str(CONFIGS / f"{name}.py"))
-    layer, queries = config.model.decoder.layer, config.model.queries
+    layer, queries = config.model.decoder.layer, config.model.queries.source
     assert config.train.max_iter == 375000
     assert (config.model.embed_dim, layer.ffn.feedforward_dim, queries.num_queries) == (256, 1024, 300)
     dropouts = {layer.ffn.dropout, layer.self_attn.dropout, layer.cross_attn.dropout}

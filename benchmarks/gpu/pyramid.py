@@ -1,0 +1,62 @@
+"""Section pyramid: AdaMixer's 3-D sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu import kernels
+from benchmarks.gpu.record import Check
+from benchmarks.gpu.scenes import PYRAMID, TINY_PYRAMID, levels_of
+from crossstage.layers.sampling import sample_pyramid
+from crossstage.structures import Memory
+
+
+def section_pyramid(check: Check) -> None:
+    """The project's path and the kernels: forward, forward + backward, peak memory."""
+    forms = {"bag (project)": sample_pyramid}
+    if kernels.can_run(check):
+        forms["triton (ours)"] = kernels.kernels().sample_pyramid
+    for queries, points in ((4, 3),) if check.tiny else ((100, 32), (100, 64), (300, 32)):
+        for dtype in (torch.float32, torch.bfloat16):
+            base = None
+            for label, form in forms.items():
+                case = f"{queries} queries, {points} points, {str(dtype)[6:]} {label}"
+                try:
+                    times, peak = measure(check, form, queries, points, dtype)
+                except Exception as error:
+                    check.put_error("pyramid", case, error)
+                    continue
+                base = base or times
+                ratios = [round(theirs / ours, 2) for theirs, ours in zip(base, times, strict=True)]
+                shown = [*(round(value, 3) for value in times), *ratios, peak]
+                check.put("pyramid", f"{case}: fwd, f+b ms; x bag; MB", shown)
+
+
+def measure(
+    check: Check, form: Callable[..., Tensor], queries: int, points: int, dtype: torch.dtype
+) -> tuple[tuple[float, float], float]:
+    """Milliseconds of the forward pass and of both, and the peak MB of both."""
+    torch.manual_seed(0)
+    device = check.device
+    levels = levels_of(check, TINY_PYRAMID if check.tiny else PYRAMID)
+    tokens = torch.randn(2, sum(levels.tokens), 256, device=device).to(dtype).requires_grad_()
+    extent = torch.tensor([1344.0, 800.0, 3.0], device=device)
+    places = (torch.rand(2, queries, 4, points, 3, device=device) * extent).requires_grad_()
+    strides, centres = torch.tensor([4.0, 8.0, 16.0, 32.0], device=device), torch.arange(4.0, device=device)
+
+    def call() -> Tensor:
+        return form(Memory(tokens, None, levels), places, strides=strides, centres=centres)
+
+    def forward() -> None:
+        with torch.no_grad():
+            call()
+
+    def both() -> None:
+        out = call()
+        torch.autograd.grad(out, (tokens, places), torch.ones_like(out))
+
+    clock = check.meter.clock
+    return (clock(forward, rounds=20), clock(both, rounds=20)), check.meter.peak(both)

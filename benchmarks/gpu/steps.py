@@ -1,0 +1,202 @@
+"""Sections steps and variants: whole training steps."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import re
+import statistics
+import time
+import traceback
+import types
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.gpu import kernels
+from benchmarks.gpu.marks import Marks
+from benchmarks.gpu.record import Check
+from benchmarks.gpu.scenes import batch_of, build_model
+from crossstage.structures import ImageBatch
+
+
+def section_steps(check: Check) -> None:
+    """A training step of each model: its parts, kernels, waits and memory."""
+    torch.backends.cudnn.benchmark = True
+    for name in check.args.models.split(","):
+        if check.left() < 45:
+            return check.say("steps: budget used up before", name)
+        for dtype in (torch.float32, torch.bfloat16):
+            for by_kernels in (False, True) if kernels.can_run(check) else (False,):
+                label = f"{name} {str(dtype)[6:]} {'triton' if by_kernels else 'project'}"
+                try:
+                    with kernels.sampling_by_kernels(by_kernels):
+                        step = Step(build_model(check, name), batch_of(check), dtype)
+                        measure(check, "steps", label, step)
+                        detail(check, "steps", label, step)
+                except Exception as error:
+                    check.put_error("steps", label, error)
+                    check.say(traceback.format_exc(limit=4))
+                free(check)
+        check.write()
+    return None
+
+
+class Step:
+    """A training step that can be called; `mark` is called at its borders."""
+
+    def __init__(self, model: nn.Module, batch: ImageBatch, dtype: torch.dtype, *, fused: bool | None = None) -> None:
+        self.model = model
+        self.mark: Callable[[str], None] = lambda name: None
+        self._batch = batch
+        self._dtype = dtype
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._trained, lr=1e-5, fused=fused)
+
+    def __call__(self) -> None:
+        self.mark("step<")
+        self._optimizer.zero_grad(set_to_none=True)
+        device = self._trained[0].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            total = self.model(self._batch).total
+        self.mark("backward<")
+        total.backward()
+        self.mark("backward>")
+        nn.utils.clip_grad_norm_(self._trained, 0.1)
+        self.mark("clip>")
+        self._optimizer.step()
+        self.mark("optimizer>")
+
+
+def measure(check: Check, section: str, label: str, step: Step) -> None:
+    """The time of a step, the host's part of it, and its memory."""
+    for _ in range(1 if check.tiny else 3):
+        step()
+    check.meter.wait()
+    walls, launches = [], []
+    for _ in range(1 if check.tiny else 6):
+        began = time.perf_counter()
+        step()
+        launches.append(1e3 * (time.perf_counter() - began))
+        check.meter.wait()
+        walls.append(1e3 * (time.perf_counter() - began))
+    medians = [round(statistics.median(values), 1) for values in (walls, launches)]
+    key = f"{label}: ms/step, host ms until all is queued, peak MB"
+    check.put(section, key, [*medians, check.meter.peak(step)])
+
+
+def detail(check: Check, section: str, label: str, step: Step) -> None:
+    """The parts of a step, its waits, its kernels."""
+    marks = Marks(step.model, check.meter)
+    step.mark = marks.mark
+    rows = []
+    for _ in range(1 if check.tiny else 3):
+        marks.begin()
+        step()
+        rows.append(marks.times())
+    parts = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
+    check.put(section, f"{label}: parts ms", parts)
+    check.put(section, f"{label}: waits per step", check.meter.waits(step))
+    if not check.cuda:
+        return
+    number, busy, top = profiled(check, step)
+    check.put(section, f"{label}: kernels, busy ms", [number, busy])
+    check.keep(section, f"{label}: top kernels ms", dict(top[:14]))
+    check.say("   top:", ", ".join(f"{name} {ms:.1f}" for name, ms in top[:8]))
+
+
+def profiled(check: Check, step: Step) -> tuple[int, float, list[tuple[str, float]]]:
+    """Kernels of a step, the milliseconds that they take together, and the slowest names with theirs."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        check.meter.wait()
+    number, times = 0, collections.Counter()
+    for event in profiler.events():
+        annotation = getattr(event, "is_user_annotation", False) or event.name.startswith("Optimizer.")
+        if str(event.device_type).endswith("CUDA") and not annotation:
+            number += 1
+            times[re.sub(r"<.*", "", event.name)[:60]] += event.device_time_total / 1e3
+    return number, round(times.total(), 1), [(name, round(ms, 2)) for name, ms in times.most_common()]
+
+
+def section_variants(check: Check) -> None:
+    """DINO, bfloat16: what else a step can gain, one change after the other."""
+    bf16, fused = torch.bfloat16, True if check.cuda else None
+    keep = lambda model: None  # noqa: E731
+    variant(check, "float32, no TF32 (torch's default, and the project's)", keep, dtype=torch.float32, tf32=False)
+    variant(check, "triton", keep, dtype=bf16)
+    variant(check, "triton + fused AdamW", keep, dtype=bf16, fused=fused)
+    variant(check, "triton + fused AdamW + channels_last backbone", channels_last, dtype=bf16, fused=fused)
+    label = "triton + fused AdamW + channels_last + F.batch_norm norms"
+    variant(check, label, one_kernel_norms, dtype=bf16, fused=fused)
+    if check.cuda or check.args.compile:
+        label = "triton + fused + channels_last + F.batch_norm, compiled backbone"
+        variant(check, label, compile_backbone, dtype=bf16, fused=fused, needs=110)
+        label = "triton + fused, compiled encoder and decoder layers"
+        variant(check, label, compile_layers, dtype=bf16, fused=fused, needs=130)
+
+
+def variant(
+    check: Check,
+    label: str,
+    change: Callable[[nn.Module], None],
+    *,
+    dtype: torch.dtype,
+    fused: bool | None = None,
+    tf32: bool = True,
+    needs: float = 30,
+) -> None:
+    """Measure a step of DINO after a change of the model, if there are `needs` seconds."""
+    if check.left() < needs:
+        return check.say("variants: no time for", label)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        with kernels.sampling_by_kernels(kernels.can_run(check)):
+            model = build_model(check, "dino")
+            change(model)
+            measure(check, "variants", label, Step(model, batch_of(check), dtype, fused=fused))
+    except Exception as error:
+        check.put_error("variants", label, error)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return free(check)
+
+
+def channels_last(model: nn.Module) -> None:
+    """The backbone with its channels last in memory."""
+    model.backbone.to(memory_format=torch.channels_last)
+
+
+def one_kernel_norms(model: nn.Module) -> None:
+    """Frozen norms as F.batch_norm: one kernel each, and bfloat16 stays bfloat16 under autocast."""
+    channels_last(model)
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    for module in model.backbone.modules():
+        if type(module).__name__ == "FrozenBatchNorm2d":
+            module.forward = types.MethodType(forward, module)
+
+
+def compile_backbone(model: nn.Module) -> None:
+    """`one_kernel_norms`, and the backbone compiled."""
+    one_kernel_norms(model)
+    model.backbone.body = torch.compile(model.backbone.body, dynamic=False)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """The layers of encoder and decoder compiled."""
+    for stack in (model.encoder, model.decoder):
+        for layer in getattr(stack, "layers", []):
+            layer.compile(dynamic=False)
+
+
+def free(check: Check) -> None:
+    """Give the memory of the last model back."""
+    gc.collect()
+    if check.cuda:
+        torch.cuda.empty_cache()

@@ -1,0 +1,276 @@
+"""The work of `crossstage predict`: find images, detect, draw and write; read `predict` first."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from crossstage.checkpoints.load import load_model, local_path
+from crossstage.config import LazyConfig, find_config, instantiate
+from crossstage.data.batch import Sample, bounding_boxes, collate
+from crossstage.data.coco import CocoDetection, read_image
+from crossstage.engine.log import RunLog
+from crossstage.errors import InputError
+from crossstage.evaluation.loop import tracked
+from crossstage.files import write_text
+from crossstage.structures import Detections
+from crossstage.visualize import class_name, contact_sheet, draw_detections, draw_targets, side_by_side, with_caption
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ON_SHEET = 12
+SHEET_FILE, PREDICTIONS_FILE = "contact_sheet.png", "predictions.json"
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Everything from the command line to the files. Raises InputError, at the end if some images are unreadable."""
+    with RunLog() as log:
+        predict_all(args, log.console)
+
+
+def predict_all(args: argparse.Namespace, console: Console) -> None:
+    """As `predict`, with the console for its progress."""
+    check_numbers(args)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
+    files = find_images(args.input)[: args.limit]
+    output = Path(args.output)
+    names = picture_names(files)
+    prepare_output(output, files, names)
+    device = choose_device(args.device)
+    truth = Truth(cfg)
+    detector = load_detector(cfg, args, truth, device)
+
+    records: list[dict[str, Any]] = []
+    panels: list[Image.Image] = []
+    unreadable: list[str] = []
+    batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
+    with closing(tracked(batches, console, what="predict")) as progress:
+        for file, image, detections in detect(detector, progress, unreadable):
+            detections = reaching(detections, args.threshold)
+            picture = draw_detections(image, detections, detector.class_names, threshold=0)
+            save_picture(picture, output / names[file])
+            records.append(record(file, names[file], image, detections, detector.class_names))
+            if len(panels) < ON_SHEET:
+                panels.append(panel(file, image, picture, truth))
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in records)
+    write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
+    if panels:
+        save_picture(contact_sheet(panels), output / SHEET_FILE)
+    found = sum(len(entry["detections"]) for entry in records)
+    print(f"{found} detections with a score of at least {args.threshold:g} in {len(records)} images")
+    print(f"  pictures     {output}\n  detections   {output / PREDICTIONS_FILE}")
+    if panels:
+        print(f"  at a glance  {output / SHEET_FILE}")
+    if unreadable:
+        raise InputError(f"{len(unreadable)} of {len(files)} images were left out: {'; '.join(unreadable)}")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise InputError for a number that makes no sense."""
+    if not 0 <= args.threshold <= 1:
+        raise InputError(f"--threshold {args.threshold:g}: expected a score from 0 to 1")
+    for name in ("limit", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """The image files that `inputs` (files, folders, globs) name, each once, those of a folder or glob by name.
+
+    Raises InputError for an input that names none.
+    """
+    files: dict[str, Path] = {}
+    for text in inputs:
+        path = Path(os.path.expanduser(text))  # pathlib's own fails where there is no such user
+        if path.is_file():
+            matches = [path]
+        else:
+            inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            matches = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not matches:
+            raise InputError(
+                f"--input {text}: no images matched; expected an image file, a folder with images "
+                f"({', '.join(IMAGE_SUFFIXES)}) or a quoted glob such as 'folder/*.jpg'"
+            )
+        for file in matches:
+            files.setdefault(os.path.realpath(file), file)
+    if not files:
+        raise InputError("--input: no images given; expected image files, folders or globs")
+    return list(files.values())
+
+
+def picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A name for the picture of each image: its own, numbered where images of different folders share it."""
+    taken = {SHEET_FILE}
+    names = {}
+    for file in files:
+        suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        name, count = file.stem + suffix, 1
+        while name.lower() in taken:  # some file systems do not tell capitals apart
+            count += 1
+            name = f"{file.stem}_{count}{suffix}"
+        taken.add(name.lower())
+        names[file] = name
+    return names
+
+
+def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) -> None:
+    """Make the folder. Raises InputError if it cannot be written to, or if a picture would replace an input image."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise InputError(f"--output {output}: not writable ({error.strerror}); choose another folder") from error
+    folder = os.path.realpath(output)
+    written = {os.path.join(folder, name) for name in (SHEET_FILE, *names.values())}
+    if replaced := [file for file in files if os.path.realpath(file) in written]:
+        raise InputError(f"--output {output}: holds the image {replaced[0]} itself; choose another folder")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, or a GPU where there is one. Raises InputError if it is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available on this machine; expected cpu, cuda or cuda:N") from error
+    return device
+
+
+class Truth:
+    """The annotations of the config's test dataset, if it is there; else it knows nothing."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        node = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
+        is_there = os.path.isfile(node.get("json_file", "")) and os.path.isdir(node.get("image_root", ""))
+        self.dataset = instantiate(node) if is_there else None
+        self._indices: dict[str, int] = {}
+        if isinstance(self.dataset, CocoDetection):
+            indices = range(len(self.dataset))
+            self._indices = {os.path.realpath(self.dataset.path(index)): index for index in indices}
+
+    @property
+    def class_names(self) -> list[str]:
+        """The dataset's, or none."""
+        return list(getattr(self.dataset, "class_names", ()))
+
+    def of(self, file: Path) -> Sample | None:
+        """The image with its boxes, if it is one of the dataset."""
+        index = self._indices.get(os.path.realpath(file))
+        return None if index is None else self.dataset[index]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model ready to detect, and what it needs around it."""
+
+    model: nn.Module
+    transform: Any
+    class_names: list[str]
+    device: torch.device
+
+
+def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, device: torch.device) -> Detector:
+    """Build the config's model with the given weights; class names come from the checkpoint, else from the dataset."""
+    test = OmegaConf.select(cfg, "dataloader.test") or {}
+    if "model" not in cfg or "transform" not in test:
+        raise InputError(
+            f"{args.config_file}: expected the config of a detector, with model and dataloader.test.transform"
+        )
+    local_path(args.weights)
+    if OmegaConf.select(cfg, "model.backbone.pretrained"):
+        cfg.model.backbone.pretrained = False  # the weights are about to be replaced: do not download any
+    model = instantiate(cfg.model)
+    table = OmegaConf.select(cfg, "train.checkpoint_names")
+    ema = bool(OmegaConf.select(cfg, "train.model_ema.enabled"))
+    checkpoint = load_model(model, args.weights, names=None if table is None else instantiate(table), ema=ema)
+    names = [str(name) for name in checkpoint.get("class_names") or truth.class_names]
+    return Detector(model.eval().to(device), instantiate(test.transform), names, device)
+
+
+@torch.no_grad()
+def detect(
+    detector: Detector, batches: Iterable[Sequence[Path]], unreadable: list[str]
+) -> Iterator[tuple[Path, Image.Image, Detections]]:
+    """Yield (file, image, detections) of all images; append the error of those that cannot be read to `unreadable`."""
+    for files in batches:
+        samples = read_samples(files, unreadable)
+        if not samples:
+            continue
+        transform = detector.transform or _as_it_is
+        batch = collate([transform(sample) for sample in samples.values()])
+        for (file, sample), found in zip(samples.items(), detector.model(batch.to(detector.device)), strict=True):
+            yield file, Image.fromarray(sample.pixels.permute(1, 2, 0).numpy()), found.to("cpu")
+
+
+def _as_it_is(sample: Sample) -> Sample:
+    """What a config means that has no transform."""
+    return sample
+
+
+def read_samples(files: Sequence[Path], unreadable: list[str]) -> dict[Path, Sample]:
+    """The images as a dataset would yield them, without annotations."""
+    samples = {}
+    for file in files:
+        try:
+            pixels = read_image(file)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        size = (pixels.shape[-2], pixels.shape[-1])
+        boxes, labels = bounding_boxes(torch.zeros(0, 4), size), torch.zeros(0, dtype=torch.int64)
+        samples[file] = Sample(pixels, boxes, labels, image_id=0, original_size=size)
+    return samples
+
+
+def reaching(found: Detections, threshold: float) -> Detections:
+    """Those with a score of at least `threshold`."""
+    kept = found.scores >= threshold
+    return Detections(found.boxes_xyxy[kept], found.scores[kept], found.labels[kept])
+
+
+def record(file: Path, picture: str, image: Image.Image, found: Detections, names: Sequence[str]) -> dict[str, Any]:
+    """An image's entry of predictions.json."""
+    rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    detections = [
+        {
+            "bbox": [round(x, 2) for x in box],
+            "score": round(score, 4),
+            "class": class_name(label, names),
+            "label": label,
+        }
+        for box, score, label in rows
+    ]
+    size = {"width": image.width, "height": image.height}
+    return {"file": str(file), "picture": picture, **size, "detections": detections}
+
+
+def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth) -> Image.Image:
+    """A picture for the contact sheet, with the truth on its left where that is known."""
+    sample = truth.of(file)
+    if sample is None:
+        return with_caption(picture, file.name)
+    annotated = draw_targets(image, collate([sample]).targets[0], truth.class_names)
+    return side_by_side(with_caption(annotated, f"{file.name}: annotated"), with_caption(picture, "detected"))
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, as its suffix says. Raises InputError if that is not possible."""
+    try:
+        picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,107 @@
+"""`crossstage train`: detectron2's command line for training and evaluation; `--help` has examples."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from crossstage.cli.command_line import add_config_file, exit_status, new_parser
+from crossstage.errors import InputError
+
+EXAMPLES = """examples:
+  train on one GPU, or on the CPU where there is none:
+    %(prog)s --config-file dino_toy dataloader.root=datasets/toy_easy
+  8 GPUs, another batch size (over all GPUs) and length:
+    %(prog)s --config-file F --num-gpus 8 dataloader.train.total_batch_size=32 train.max_iter=45000
+  go on after an interruption:
+    %(prog)s --config-file F --resume
+  evaluate a checkpoint:
+    %(prog)s --config-file F --eval-only train.init_checkpoint=output/model_final.pth
+  two machines; run this on each, with its own rank:
+    %(prog)s --config-file F --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://10.0.0.1:29500
+Under torchrun or srun the number of processes is theirs; --num-gpus is not needed.
+"""
+
+# Flags of other training scripts, and the key of the config that each of them means here.
+OVERRIDES = {
+    "--lr": "optimizer.lr",
+    "--learning-rate": "optimizer.lr",
+    "--weight-decay": "optimizer.weight_decay",
+    "--iterations": "train.max_iter",
+    "--max-iter": "train.max_iter",
+    "--batch-size": "dataloader.train.total_batch_size",
+    "--workers": "dataloader.train.num_workers",
+    "--num-workers": "dataloader.train.num_workers",
+    "--data-root": "dataloader.root",
+    "--num-classes": "model.num_classes",
+    "--output": "train.output_dir",
+    "--output-dir": "train.output_dir",
+    "--seed": "train.seed",
+    "--device": "train.device",
+    "--amp": "train.amp.enabled",
+    "--ema": "train.model_ema.enabled",
+    "--weights": "train.init_checkpoint",
+}
+SWITCHES = ("--amp", "--ema")
+EPOCHS = (
+    "a run's length is given in iterations: train.max_iter=N, where N is epochs x images / batch size "
+    "(12 epochs of COCO in batches of 16: train.max_iter=90000)"
+)
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Train or evaluate.
+
+    Args:
+        arguments: the command line without the program's name; None takes it from `sys.argv`.
+        prog: the program's name in the help.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake in the input, or 128 + signal when stopped.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if status := exit_status(lambda: check_flags(given, OVERRIDES)):
+        return status
+    args = argument_parser(prog).parse_intermixed_args(given)
+
+    from crossstage.engine.run import run_to_exit_status
+
+    return run_to_exit_status(args)
+
+
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """detectron2's command line."""
+    parser = new_parser("Train or evaluate a detector.", EXAMPLES, prog)
+    add_config_file(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+    add_processes(parser)
+    return parser
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how many processes run and where they meet, and the overrides."""
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, on the CPU too")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="M")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default="auto", metavar="U", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config, e.g. train.max_iter=1000")
+
+
+def check_flags(arguments: Sequence[str], overrides: dict[str, str]) -> None:
+    """Raise InputError for a flag that other scripts have and that is a value of the config here; it says which."""
+    for position, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == "--epochs":
+            raise InputError(f"--epochs: no such flag; {EPOCHS}")
+        if flag == "--gpus":
+            raise InputError("--gpus: no such flag; write --num-gpus N")
+        if flag not in overrides:
+            continue
+        following = arguments[position + 1 : position + 2]
+        if flag in SWITCHES:
+            value = "True"
+        elif not equals:
+            value = following[0] if following and not following[0].startswith("--") else "VALUE"
+        raise InputError(f"{flag}: no such flag; the config holds this value, write {overrides[flag]}={value}")

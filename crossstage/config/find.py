@@ -1,0 +1,39 @@
+"""Find the config of an experiment by its short name, in a checkout and in an installed wheel alike."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import crossstage.projects
+from crossstage.config.source import ConfigNotFoundError
+
+SUFFIXES = (".py", ".yaml", ".yml")
+
+
+def experiments() -> dict[str, Path]:
+    """The config files of all projects by their short names (`dino_r50_4scale_12ep`), sorted by project and name.
+
+    The files of `configs/models/` are not among them: they hold a model without data and schedule.
+    """
+    files = [file for folder in crossstage.projects.__path__ for file in Path(folder).glob("*/configs/*.py")]
+    return {file.stem: file for file in sorted(files) if file.stem != "__init__"}
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """The file of a config: a path (.py, or a run's config.yaml), or the short name of one of our experiments.
+
+    Raises:
+        ConfigNotFoundError: if there is no such file or name; the message lists the nearest names.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    known = experiments()
+    if str(name) in known:
+        return known[str(name)]
+    near = difflib.get_close_matches(path.stem if path.suffix in SUFFIXES else str(name), known, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    kind = "config file" if path.suffix in SUFFIXES else "config, neither a file nor a short name"
+    raise ConfigNotFoundError(f"{name}: there is no such {kind}.{hint} `crossstage configs list` prints all names.")

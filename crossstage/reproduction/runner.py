@@ -1,0 +1,181 @@
+"""The work of `crossstage reproduce`: run what is not finished, one after another; read `run_table` first."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+import crossstage
+from crossstage.errors import InputError
+from crossstage.reproduction import report
+from crossstage.reproduction.process import Ended, held, run_child
+from crossstage.reproduction.rows import Row, chosen
+from crossstage.reproduction.runs import Request, Run, command_line
+from crossstage.reproduction.tables import rows_of
+
+SCALES = {"small": 0.4}  # all rows of Table 4 in less than an hour on two CPU cores
+ROOTS = {"toy": "datasets/toy_easy", "coco": "datasets/coco"}
+GENERATED = ("--train", "1200", "--val", "200", "--seed", "0", "--preset", "easy")
+ANNOTATIONS = ("annotations/instances_train2017.json", "annotations/instances_val2017.json")
+
+
+def run_table(args: argparse.Namespace, again: str) -> int:
+    """Everything from the command line to the report; `again`: the command that goes on after an interruption.
+
+    Returns 0, or 1 if a row failed, or 128 + signal when stopped. Raises InputError before anything starts.
+    """
+    request, asked = request_of(args)
+    planned = plan(request, asked)
+    # each seed of all rows before the next
+    runs = [run for of_seed in zip(*(planned[row.name] for row in asked), strict=True) for run in of_seed]
+    absent = not request.root.exists() or (request.root.is_dir() and not any(request.root.iterdir()))
+    generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *GENERATED]
+    if args.dry_run:
+        if absent and request.is_generated:
+            print(command_line(generation))
+        elif absent:
+            print(f"note: there is no dataset at {request.root}", file=sys.stderr)
+        for run in runs:
+            print(("# finished: " if run.is_finished() else "") + command_line(run.command(request.gpus)))
+        return 0
+    stopped = 0
+    if absent and request.is_generated:
+        print(f"writing the generated dataset into {request.root}", flush=True)
+        ended = run_child(generation)
+        stopped = ended.signal
+        if ended.status and not stopped:
+            raise InputError(f"--root {request.root}: could not be written: {ended.error}")
+    if not stopped:
+        check_root(request.root)
+        stopped = run_all(request, planned, runs)
+    return conclude(request, planned, asked, stopped=stopped, again=again)
+
+
+def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
+    """The request and the rows that were asked for. Raises InputError for a row or a number that cannot be."""
+    rows = rows_of(args.table)
+    # argparse gives --rows what follows it, changes to the config included
+    overrides = [*(name for name in args.rows if "=" in name), *args.opts]
+    if stray := [text for text in args.opts if "=" not in text and not text.startswith("~")]:
+        raise InputError(f"{stray[0]}: expected key=value; rows are named by --rows {stray[0]}")
+    asked = chosen(rows, [name for name in args.rows if "=" not in name])
+    for option, value in (("--seeds", args.seeds), ("--num-gpus", args.num_gpus)):
+        if value < 1:
+            raise InputError(f"{option} {value}: expected at least 1")
+    for text in overrides:
+        if text.lstrip("+~").startswith(("train.output_dir", "dataloader.root", "train.seed")):
+            raise InputError(f"{text}: given by --output, --root and --seeds here")
+    try:
+        scale = SCALES.get(args.epochs_scale) or float(args.epochs_scale)
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise InputError(f"--epochs-scale {args.epochs_scale}: expected a number above 0, or {', '.join(SCALES)}")
+    root = Path(args.root or ROOTS[args.data]).expanduser()
+    output = Path(args.output or f"output/table{args.table}").expanduser()
+    return Request(args.table, args.data, root, output, scale, args.seeds, args.num_gpus, tuple(overrides)), asked
+
+
+def plan(request: Request, asked: Sequence[Row]) -> dict[str, list[Run]]:
+    """The runs of all rows by the row's name; a row that was not asked for and cannot be run has none.
+
+    Raises InputError for what would stop a run that was asked for: its config, its overrides, what its folder holds.
+    """
+    report.check_folder(request)
+    planned: dict[str, list[Run]] = {}
+    for row in request.rows:
+        try:
+            planned[row.name] = request.runs(row)
+        except InputError:
+            if row in asked:
+                raise
+    for row in asked:
+        for run in planned[row.name]:
+            run.check()
+    return planned
+
+
+def check_root(root: Path) -> None:
+    """Raise InputError unless `root` holds both annotation files of COCO's layout."""
+    if missing := [name for name in ANNOTATIONS if not (root / name).is_file()]:
+        raise InputError(f"--root {root}: has no {', '.join(missing)}; expected a dataset in COCO's layout")
+
+
+def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> int:
+    """Run what is not finished and report after each; returns the signal that stopped us, else 0."""
+    for number, run in enumerate(runs, start=1):
+        name = f"[{number}/{len(runs)}] {run.row.name}, seed {run.seed}"
+        if run.is_finished():
+            print(f"{name}: finished, skipped", flush=True)
+            continue
+        print(f"{name}: {'going on' if run.is_begun() else 'starting'} in {run.folder}", flush=True)
+        try:
+            ended = train(run, request.gpus)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        report.write(request, planned)
+        if ended.signal:
+            return ended.signal
+    return 0
+
+
+def train(run: Run, gpus: int) -> Ended:
+    """Start a run or go on with it, and note how it ended. Raises InputError if another process has its folder."""
+    arguments = run.command(gpus)
+    with held(run.folder) as lock:
+        device = device_name(run.settings["train.device"], gpus)
+        run.note_start(command=arguments, commit=commit_name(), device=device)
+        ended = run_child(arguments, lock)
+    if ended.status and not ended.signal:
+        run.note_error(ended.error)
+    return ended
+
+
+def conclude(request: Request, planned: report.Planned, asked: Sequence[Row], *, stopped: int, again: str) -> int:
+    """Write and print the report; returns the exit status."""
+    reports = report.write(request, planned)
+    console = Console()
+    console.width = console.width if console.is_terminal else 200
+    console.print(Markdown(report.table(reports, request)))
+    print(f"written to {request.folder / 'report.md'} and report.json")
+    if stopped:
+        print(f"stopped; go on with: {again}", file=sys.stderr)
+        return 128 + stopped
+    failed = [found for found in reports if found.row in asked and found.missing]
+    for found in failed:
+        print(f"error: {found.row.name}: {found.missing}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def commit_name() -> str:
+    """The checkout's commit, "+changes" if its files differ from it; without a checkout or git the version."""
+    checkout = Path(crossstage.__file__).parents[1]
+    describe = ("git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
+    commit = ""
+    if (checkout / "pyproject.toml").is_file() and shutil.which("git"):
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    return commit or f"unknown, version {crossstage.__version__}"
+
+
+def device_name(device: str, gpus: int) -> str:
+    """What a run with train.device=`device` trains on, in words."""
+    import torch
+
+    if device == "cuda" and torch.cuda.is_available():
+        return f"{gpus} x {torch.cuda.get_device_name(0)}"
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.+)", information.read_text()) if information.is_file() else []
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    return f"CPU: {(models or [platform.machine()])[0]}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}"
