@@ -17,34 +17,10 @@ import torch
 from torch import Tensor
 
 from crossstage.layers.multi_hot import multi_hot
+from crossstage.layers.stage_overlap import stage_overlap
 
 ANY_OVERLAP = 1e-30
 """An iou_threshold that accepts whatever overlaps at all (Table 7, "cross without score")."""
-
-
-def cross_stage_iou(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
-    """IoU of stage i's box with the object that stage j matched: [S (i), S (j), B, N]; of no meaning where j has none.
-
-    boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N], -1 = none.
-    """
-    if objects.shape[1] == 0:
-        return boxes.new_zeros(len(matches), *matches.shape)
-    index = matches.clamp(min=0).expand(4, -1, -1, -1)
-    matched = objects.movedim(-1, 0)[:, None].expand(-1, len(matches), -1, -1).gather(-1, index)
-    return _iou(boxes.movedim(-1, 0).contiguous()[:, :, None], matched[:, None])
-
-
-def _iou(first: Tensor, second: Tensor) -> Tensor:
-    """Plain intersection over union of cxcywh boxes, broadcast: [4, ...], [4, ...] -> [...]; 0 for empty boxes.
-
-    The coordinate comes first here: rows of queries are what a processor's vector units want, not fours.
-    """
-    low = torch.maximum(first[:2] - first[2:] / 2, second[:2] - second[2:] / 2)
-    high = torch.minimum(first[:2] + first[2:] / 2, second[:2] + second[2:] / 2)
-    width, height = high.sub_(low).clamp_(min=0)
-    intersection = width.mul_(height)
-    union = (first[2] * first[3] + second[2] * second[3]).sub_(intersection)
-    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, device: torch.device) -> Tensor:
@@ -70,7 +46,7 @@ def label_stages(
 ) -> Tensor:
     """Which stages each stage takes class labels from: bool [S (i), S (j), B, N]; options of `cross_stage_labels`."""
     stages = len(matches)
-    overlap = cross_stage_iou(boxes.detach(), matches, objects)
+    overlap = stage_overlap(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
     keep = (overlap >= iou_threshold).logical_and_(window[:, :, None, None])
     if not filter_own or plain_last_stages:
@@ -131,7 +107,7 @@ def cross_stage_box_matches(
     iou_threshold. Off by default in the paper's configs.
     """
     stages = len(matches)
-    overlap = cross_stage_iou(boxes.detach(), matches, objects)
+    overlap = stage_overlap(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
     step = torch.arange(stages, device=matches.device)
     later = (step[None] > step[:, None])[:, :, None, None]

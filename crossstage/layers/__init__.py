@@ -9,5 +9,6 @@
 - `sampling`: sampling a pyramid in place and scale
 - `deform_conv`: modulated deformable convolution
 - `focal`: the sigmoid focal loss
+- `stage_overlap`: IoU of each stage's boxes with the objects that any stage matched
 - `multi_hot`: multi-hot class targets
 """

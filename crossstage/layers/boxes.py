@@ -46,6 +46,15 @@ def box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Te
     return intersection / (union + eps)
 
 
+def iou_by_coordinate(first: Sides, second: Sides) -> Tensor:
+    """Plain IoU of boxes given as four tensors cx, cy, w, h, broadcast; 0 for boxes without area.
+
+    Rows of one coordinate suit a processor's vector units better than rows of four.
+    """
+    intersection, union = _intersection_and_union(_corners(first), _corners(second))
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
 def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
     """GIoU (Rezatofighi et al., CVPR 2019), element by element. [..., 4] corners, broadcast -> [...] in (-1, 1)."""
     return _generalized_box_iou(first_xyxy.unbind(-1), second_xyxy.unbind(-1), eps=eps)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from crossstage.layers.boxes import cxcywh_to_xyxy, intersection_and_union
 from crossstage.layers.multi_hot import multi_hot
+from crossstage.layers.stage_overlap import stage_overlap
 from crossstage.structures import Assignment, PaddedTargets, StageOutputs
 
 
@@ -44,7 +44,7 @@ class OverlapTargets:
         if assignment.labels is None:
             raise ValueError("OverlapTargets changes labels: give a rule that sets them before it")
         boxes = outputs.boxes.detach()
-        overlap = overlap_with_matches(boxes, assignment.matches, targets.boxes.to(boxes.dtype))
+        overlap = stage_overlap(boxes, assignment.matches, targets.boxes.to(boxes.dtype))
         stages = assignment.label_stages
         if stages is None:  # the own stage alone
             stages = torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)[:, :, None, None]
@@ -55,17 +55,3 @@ class OverlapTargets:
         least = torch.finfo(boxes.dtype).tiny
         labels = values.clamp_(min=least, max=1).mul_(assignment.labels > 0)
         return replace(assignment, labels=labels)
-
-
-def overlap_with_matches(boxes: Tensor, matches: Tensor, objects: Tensor) -> Tensor:
-    """IoU of stage i's box with the object that stage j matched; of no meaning where stage j matched none.
-
-    boxes: [S, B, N, 4] and objects: [B, T, 4], normalised cxcywh.  matches: int64 [S, B, N].
-    Returns [S (i), S (j), B, N]; 0 for boxes without area.
-    """
-    if objects.shape[1] == 0:
-        return boxes.new_zeros(len(boxes), *matches.shape)
-    index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
-    matched = objects.expand(len(matches), -1, -1, -1).gather(2, index)
-    shared, covered = intersection_and_union(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(matched)[None])
-    return shared / covered.clamp(min=torch.finfo(covered.dtype).tiny)
