@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-QUICKSTART_CONFIG ?= projects/dino/configs/dino_toy_csla.py
+QUICKSTART_CONFIG ?= dino_toy_csla
 QUICKSTART_DATA ?= datasets/toy_easy
 QUICKSTART_OUTPUT ?= output/quickstart
 
@@ -19,9 +19,9 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 
 quickstart: install
 	$(BIN)/python -m crossstage.data.toy --output $(QUICKSTART_DATA) --train 1200 --val 200 --seed 0 --preset easy
-	$(BIN)/python tools/lazyconfig_train_net.py --config-file $(QUICKSTART_CONFIG) \
+	$(BIN)/crossstage train --config-file $(QUICKSTART_CONFIG) \
 		dataloader.root=$(QUICKSTART_DATA) train.output_dir=$(QUICKSTART_OUTPUT)
-	$(BIN)/python tools/predict.py --config-file $(QUICKSTART_CONFIG) \
+	$(BIN)/crossstage predict --config-file $(QUICKSTART_CONFIG) \
 		--weights $(QUICKSTART_OUTPUT)/model_final.pth --input '$(QUICKSTART_DATA)/val2017/*.jpg' \
 		--output $(QUICKSTART_OUTPUT)/pictures --limit 12
 

@@ -115,7 +115,7 @@ def _cells(report: RowReport) -> list[str]:
     return [
         row.name,
         str(report.runs[0].iterations) if report.runs else "-",
-        "not in our facts" if row.paper_ap is None else f"{row.paper_ap:.1f} ({row.source})",
+        "-" if row.paper_ap is None else f"{row.paper_ap:.1f} ({row.source})",
         " / ".join(f"{run.ap:.2f}" for run in finished) or report.missing,
         str(report.ap or "-"),
         " / ".join(f"{run.ap50:.2f}" for run in finished) or "-",
