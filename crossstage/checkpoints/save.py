@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.checkpoints.names import with_current_names
 from crossstage.errors import InputError
 from crossstage.files import replacing, write_text
 
@@ -59,6 +60,9 @@ class Checkpointer:
                 f"{path}: cannot be resumed from, it has no {', '.join(sorted(missing))}; "
                 "start from its weights with train.init_checkpoint"
             )
+        for weights in ("model", "ema_state"):
+            if weights in state:
+                state[weights] = with_current_names(state[weights])
         return state
 
     def _alternative(self, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -22,10 +23,16 @@ def add_config_file(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Call `work`; return 0, or 2 after an InputError, whose message is printed in one line."""
+    """Call `work`; return 0, or 2 after an InputError, whose message is printed in one line.
+
+    A reader that has seen enough, such as `head`, is no error.
+    """
     try:
         work()
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
     return 0

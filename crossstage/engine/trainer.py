@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from crossstage.checkpoints.names import with_current_names
 from crossstage.checkpoints.save import Checkpointer
 from crossstage.engine.ema import build_ema, unique_state
 from crossstage.engine.interrupt import Interrupted, StopSignals
@@ -224,13 +223,13 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take over the state of a checkpoint, its weights included; return the iteration to go on with."""
-        self.parts.model.load_state_dict(with_current_names(state["model"]))
+        self.parts.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer.optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.parts.train_loader.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
         if self.ema is not None:
-            self.ema.load_averages(with_current_names(state.get("ema_state", unique_state(self.parts.model))))
+            self.ema.load_averages(state.get("ema_state", unique_state(self.parts.model)))
         if len(state["random"]) == self.processes.count:
             set_random_state(state["random"][self.processes.rank])
         else:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.config import LazyConfig, instantiate
+from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.data.batch import Sample, bounding_boxes, collate
 from crossstage.data.coco import CocoDetection
 from crossstage.errors import InputError
@@ -40,7 +40,7 @@ def native_model(config_file: str, *, overrides: Sequence[str] = (), image_forma
     are built by our `instantiate` here, since a decoder gets its layer as a node, which detectron2's would build.
     Raises InputError for a file, key or value that is wrong.
     """
-    config = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(overrides))
+    config = LazyConfig.apply_overrides(LazyConfig.load(find_config(config_file)), list(overrides))
     return Detectron2Model(instantiate(config.model), image_format=image_format)
 
 

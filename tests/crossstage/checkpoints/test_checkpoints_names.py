@@ -4,9 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from crossstage.checkpoints.names import NameTable, detectron2_resnet_rules, detrex_swin_derived, detrex_swin_rules
+from crossstage.checkpoints.load import load_model
+from crossstage.checkpoints.names import (
+    NameTable,
+    detectron2_resnet_rules,
+    detrex_swin_derived,
+    detrex_swin_rules,
+    with_current_names,
+)
 from crossstage.errors import InputError
 from crossstage.modeling.backbone import TimmBackbone
+from tests.random_scenes import tiny_dino
 
 TABLE = NameTable(
     [
@@ -132,3 +140,29 @@ def test_detrexs_swin_numbers_the_pairs_of_a_window_as_timms(swin: TimmBackbone)
     assert pairs.dtype == torch.int64 and pairs[0, 0] == 12 and pairs[0, 1] == 11 and pairs[0, 3] == 7
     assert sum(name.endswith("relative_position_index") for name in theirs) == 4
     assert "backbone.norm1.weight" in theirs and "backbone.norm0.weight" not in theirs
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ("queries.content.weight", "queries.source.content.weight"),
+        ("queries.denoising.label_embed.weight", "queries.extra.denoising.label_embed.weight"),
+        ("queries.source.content.weight", "queries.source.content.weight"),
+        ("queries.extra.denoising.label_embed.weight", "queries.extra.denoising.label_embed.weight"),
+        ("decoder.layers.0.queries.weight", "decoder.layers.0.queries.weight"),
+    ],
+)
+def test_former_names_of_our_own_become_todays(former, current):
+    assert list(with_current_names({former: torch.zeros(1)})) == [current]
+
+
+def test_a_checkpoint_of_before_the_joined_queries_still_loads(tmp_path):
+    """Its names are those of `former`; nothing is missing and nothing is left over."""
+    detector = tiny_dino()
+    state = detector.state_dict()
+    former = {name.replace(".source.", ".").replace("queries.extra.", "queries."): t for name, t in state.items()}
+    assert any(name.startswith("queries.denoising.") for name in former) and former.keys() != state.keys()
+    torch.save({"model": former}, tmp_path / "former.pth")
+    other = tiny_dino()
+    load_model(other, tmp_path / "former.pth")
+    assert all(tensor.equal(state[name]) for name, tensor in other.state_dict().items())

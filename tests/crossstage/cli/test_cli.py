@@ -163,3 +163,10 @@ def test_env_says_what_a_bug_report_needs(capsys):
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert {"crossstage", "python", "torch", "torchvision", "timm", "cpus,", "OMP_NUM_THREADS"} <= lines.keys()
     assert str(ROOT) in lines["crossstage"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m crossstage configs show dino_toy | head -1"
+    shown = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == "model = crossstage.modeling.detector.Detector(\n"
