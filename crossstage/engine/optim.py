@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
@@ -25,20 +25,30 @@ def parameter_groups(
     weight_decay: float,
     weight_decay_norm: float = 0.0,
     lr_factors: Mapping[str, float] | None = None,
+    decay_factors: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of `model`, merged by (learning rate, weight decay), for an optimizer's `params`.
+    """The trainable parameters of a model, merged by learning rate and weight decay.
 
-    weight_decay_norm: for the parameters of normalisation layers; biases elsewhere get `weight_decay`.
-    lr_factors: part of a parameter's full name -> factor on `base_lr`; the first that occurs in it counts.
-    no_decay: parts of names; parameters that contain one get no weight decay (Swin's relative position biases).
-    A shared parameter appears once. Raises InputError if nothing is trainable.
+    A parameter's factor is that of the first key which is part of the parameter's full name, 1 without such a key.
+
+    Args:
+        model: whose parameters; a shared one appears once.
+        base_lr: multiplied by `lr_factors`.
+        weight_decay: multiplied by `decay_factors`.
+        weight_decay_norm: for the parameters of normalisation layers; biases elsewhere get `weight_decay`.
+        lr_factors: part of a name -> factor on `base_lr`.
+        decay_factors: part of a name -> factor on `weight_decay`, for normalisation layers too.
+        no_decay: parts of names; such parameters get no weight decay (Swin's relative position biases).
+
+    Returns:
+        Parameter groups for an optimizer's `params`.
+
+    Raises:
+        InputError: if nothing is trainable.
     """
-    factors = dict(lr_factors or {})
-    names = [name for name, _ in model.named_parameters()]
-    for part, key in [*((part, "lr_factors") for part in factors), *((part, "no_decay") for part in no_decay)]:
-        if not any(part in name for name in names):
-            logger.warning(f"optimizer.params.{key}: {part!r} is part of no parameter's name, it has no effect")
+    lr_factors, decay_factors = dict(lr_factors or {}), dict(decay_factors or {})
+    _warn_of_unused(model, lr_factors=lr_factors, decay_factors=decay_factors, no_decay=no_decay)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -47,13 +57,28 @@ def parameter_groups(
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            lr = base_lr * next((factor for part, factor in factors.items() if part in name), 1.0)
-            decay = 0.0 if any(part in name for part in no_decay) else module_decay
+            lr = base_lr * _factor(lr_factors, name, default=1.0)
+            factor = _factor(decay_factors, name)
+            decay = module_decay if factor is None else factor * weight_decay
+            decay = 0.0 if any(part in name for part in no_decay) else decay
             group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
             group["params"].append(parameter)
     if not groups:
         raise InputError("the model has no trainable parameter; expected some with requires_grad=True")
     return list(groups.values())
+
+
+def _factor(factors: Mapping[str, float], name: str, *, default: float | None = None) -> float | None:
+    """The value of the first key that is part of a parameter's name."""
+    return next((factor for part, factor in factors.items() if part in name), default)
+
+
+def _warn_of_unused(model: nn.Module, **options: Iterable[str]) -> None:
+    """Warn of parts of names, by option, that no parameter has."""
+    names = [name for name, _ in model.named_parameters()]
+    for key, part in ((key, part) for key, parts in options.items() for part in parts):
+        if not any(part in name for name in names):
+            logger.warning(f"optimizer.params.{key}: {part!r} is part of no parameter's name, it has no effect")
 
 
 class WarmupParamScheduler(ParamScheduler):
