@@ -151,7 +151,8 @@ class Decoder(Protocol):
 class RefinementStep(Protocol[State]):
     """One stage of a decoder, for a decoder that applies the same step many times.
 
-    `decoders.mixer.refine` and `decoders.deformable.attend` hold the arithmetic of the two families.
+    `decoders.mixer.refine` and `decoders.deformable.attend` hold the arithmetic of the two families. A state is a
+    frozen dataclass of tensors [B, ...], of which `content` is one; a field may be None.
     """
 
     def start(self, queries: Queries, memory: Memory) -> State:
@@ -173,6 +174,10 @@ class RefinementStep(Protocol[State]):
 
     def boxes(self, states: Sequence[State], memory: Memory) -> Tensor:
         """The boxes of S states, normalised cxcywh with gradient: [S, B, N, 4]."""
+        ...
+
+    def noised(self, state: State, noise: Tensor, scale: float) -> State:
+        """The state with `scale` pixels times the noise [B, N, 4] added to the corners of its boxes."""
         ...
 
 

@@ -28,6 +28,8 @@ class CascadeMixing(nn.Module):
     mixing alone.  Raises ValueError where a reused stage samples in another grid than fits.
     """
 
+    reuses_filters = True  # of earlier stages: a step whose weights all stages share has none
+
     def __init__(
         self,
         embed_dim: int = 256,
