@@ -57,9 +57,9 @@ def parameter_groups(
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            lr = base_lr * _factor(lr_factors, name, default=1.0)
-            factor = _factor(decay_factors, name)
-            decay = module_decay if factor is None else factor * weight_decay
+            lr_factor, decay_factor = _factor(lr_factors, name), _factor(decay_factors, name)
+            lr = base_lr if lr_factor is None else base_lr * lr_factor
+            decay = module_decay if decay_factor is None else weight_decay * decay_factor
             decay = 0.0 if any(part in name for part in no_decay) else decay
             group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
             group["params"].append(parameter)
@@ -68,9 +68,9 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _factor(factors: Mapping[str, float], name: str, *, default: float | None = None) -> float | None:
-    """The value of the first key that is part of a parameter's name."""
-    return next((factor for part, factor in factors.items() if part in name), default)
+def _factor(factors: Mapping[str, float], name: str) -> float | None:
+    """The value of the first key that is part of a parameter's name, or None."""
+    return next((factor for part, factor in factors.items() if part in name), None)
 
 
 def _warn_of_unused(model: nn.Module, **options: Iterable[str]) -> None:
