@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Comparison, Setting, Target, interleaved, max_difference
 from crossstage.layers.sampling import level_weights, sample_pyramid
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.structures import Levels, Memory
 
 STRIDES, CENTRES = (4, 8, 16, 32), (2.0, 3.0, 4.0, 5.0)
@@ -46,7 +47,7 @@ def make_samples(image: tuple[int, int], queries: int, *, points: int = 32, chan
     tokens.requires_grad_()
     return Samples(
         tuple(level.requires_grad_() for level in maps),
-        Memory(tokens, None, Levels.of(shapes, tokens)),
+        unpadded_memory(tokens, Levels.of(shapes, tokens)),
         where.requires_grad_(),
     )
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from benchmarks.mixing_cost import CHANNELS, EXTRAS, GENERATION, OUTPUT, POINTS,
 from benchmarks.pyramid_sampling import IMAGE, QUICK_IMAGE, STRIDES
 from crossstage.config import instantiate
 from crossstage.evaluation.cost import HANDLES
-from crossstage.structures import Levels, Memory
+from crossstage.modeling.encoders.tokens import unpadded_memory
+from crossstage.structures import Levels
 
 PARTS = {
     ".sampler": SAMPLING,
@@ -72,11 +74,11 @@ class _Decoder(nn.Module):
         shapes = [(image[0] // stride, image[1] // stride) for stride in STRIDES]
         tokens = torch.randn(1, sum(h * w for h, w in shapes), node.embed_dim).requires_grad_()
         sizes = torch.tensor([[float(image[1]), float(image[0])]])
-        self.memory = Memory(tokens, None, Levels.of(shapes, tokens), image_sizes=sizes)
+        self.memory = replace(unpadded_memory(tokens, Levels.of(shapes, tokens)), image_sizes=sizes)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens: [1, M, C] -> logits [S, 1, N, K] and boxes."""
-        memory = Memory(tokens, None, self.memory.levels, image_sizes=self.memory.image_sizes)
+        memory = replace(self.memory, tokens=tokens)
         outputs = self.decoder(self.queries(memory), memory)
         return outputs.logits, outputs.boxes
 

@@ -169,7 +169,7 @@ class FeaturePyramid(_Movable):
 
     maps: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
-    image_sizes: Tensor | None = None
+    image_sizes: Tensor
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -193,11 +193,11 @@ class Memory(_Movable):
     """
 
     tokens: Tensor
-    mask: Tensor | None
+    mask: Tensor
     levels: Levels
-    valid_ratios: Tensor | None = None
-    positions: Tensor | None = None
-    image_sizes: Tensor | None = None
+    valid_ratios: Tensor
+    positions: Tensor
+    image_sizes: Tensor
 
     def __post_init__(self) -> None:
         _expect("Memory.tokens", self.tokens, "[B, M, C]", (None, None, None))

@@ -10,7 +10,7 @@ Neither detrex nor detectron2 is imported before a model is built.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,18 @@ from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate, suggestion
 from crossstage.layers.focal import sigmoid_focal_loss
 from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
-from csla.detrex_stages import GROUPS, Outputs, StageGroup, as_indices, as_matches, as_targets, stage_groups, stage_key
+from csla.detrex_stages import (
+    GROUPS,
+    DetrexCriterion,
+    Indices,
+    Outputs,
+    StageGroup,
+    as_indices,
+    as_matches,
+    as_targets,
+    stage_groups,
+    stage_key,
+)
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
 
 INSTALL = (
@@ -29,6 +40,9 @@ INSTALL = (
     "https://detrex.readthedocs.io/en/latest/tutorials/Installation.html and "
     "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 )
+
+ClassLoss = Callable[..., Tensor]
+"""(logits [S, B, N, K], labels bool [S, B, N, K], normalizer=number) -> [S]."""
 
 _BUILDER = "csla.detrex.cross_stage_criterion"
 
@@ -66,7 +80,7 @@ def cross_stage_criterion(
     csla: CrossStageLabels,
     csla_boxes: CrossStageBoxMatches | None = None,
     groups: Sequence[str] = ("matching",),
-    class_loss: Any = None,
+    class_loss: ClassLoss | None = None,
     **arguments: Any,
 ) -> "CrossStageCriterion":
     """What a node of `with_csla` builds: `criterion_class(**arguments)` in a `CrossStageCriterion`.
@@ -80,7 +94,7 @@ def cross_stage_criterion(
     )
 
 
-def require_detrex() -> type:
+def require_detrex() -> type[DetrexCriterion]:
     """detrex's SetCriterion. Raises ImportError that says what to install if there is none, or one of long ago."""
     try:
         from detrex.modeling.criterion import SetCriterion
@@ -104,12 +118,12 @@ class CrossStageCriterion(nn.Module):
 
     def __init__(
         self,
-        criterion: nn.Module,
+        criterion: DetrexCriterion,
         *,
         labels: CrossStageLabels,
         groups: Sequence[str] = ("matching",),
         box_matches: CrossStageBoxMatches | None = None,
-        class_loss: Any = None,
+        class_loss: ClassLoss | None = None,
     ) -> None:
         super().__init__()
         _check(criterion, class_loss)
@@ -139,6 +153,7 @@ class CrossStageCriterion(nn.Module):
     ) -> Tensor:
         """The class losses of a group, [S]. matches: int64 [S, B, N]."""
         labels = self.labels(outputs, targets, _assignment(matches)).labels
+        assert labels is not None  # the rule has set them
         if self.class_loss is not None:
             return self.class_loss(outputs.logits, labels, normalizer=num_boxes)
         alpha, gamma = self.criterion.alpha, self.criterion.gamma
@@ -159,7 +174,7 @@ def _assignment(matches: Tensor) -> Assignment:
     return Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
 
 
-def _check(criterion: nn.Module, class_loss: Any) -> None:
+def _check(criterion: DetrexCriterion, class_loss: ClassLoss | None) -> None:
     base, name = require_detrex(), type(criterion).__name__
     if not isinstance(criterion, base):
         raise TypeError(f"csla.detrex adapts criteria that derive from detrex.modeling.SetCriterion; {name} does not")
@@ -183,8 +198,8 @@ class _Step:
     def __init__(self, adapter: CrossStageCriterion, groups: list[StageGroup], targets: Any) -> None:
         self.adapter, self.targets = adapter, targets
         criterion = adapter.criterion
-        self.own_matcher, self.own_class_loss = criterion.matcher, criterion.loss_labels
-        self.own_box_loss = getattr(criterion, "loss_boxes", None)
+        self.own_matcher, self.box_matches = criterion.matcher, adapter.box_matches
+        self.own_class_loss, self.own_box_loss = criterion.loss_labels, criterion.loss_boxes
         self.places = {key: (group, index) for group in groups for index, key in enumerate(group.stage_keys())}
         self.indices = {
             stage_key(stage): self.own_matcher(stage, targets)
@@ -194,16 +209,16 @@ class _Step:
         }
         self.tensors: dict[str, tuple[StageOutputs, PaddedTargets, Tensor]] = {}
         self.losses: dict[str, Tensor] = {}
-        self.box_indices: dict[str, list[Any]] = {}
+        self.box_indices: dict[str, list[Indices]] = {}
         self.asked: set[int] = set()
 
-    def matcher(self, outputs: Outputs, targets: Any) -> Any:
+    def matcher(self, outputs: Outputs, targets: Any) -> Indices:
         """The matches of a stage: known, unless the criterion asks for other outputs or other targets."""
         known = targets is self.targets and stage_key(outputs) in self.indices
         return self.indices[stage_key(outputs)] if known else self.own_matcher(outputs, targets)
 
     def loss_labels(
-        self, outputs: Outputs, targets: Any, indices: Any, num_boxes: float, **keywords: Any
+        self, outputs: Outputs, targets: Any, indices: Indices, num_boxes: float, **keywords: Any
     ) -> dict[str, Tensor]:
         """The class loss of a stage; the first call for a group computes all its stages."""
         key = stage_key(outputs)
@@ -217,18 +232,22 @@ class _Step:
                 self.losses[group.name] = self.adapter.class_losses(*of_group, num_boxes=num_boxes)
         return {"loss_class": self.losses[group.name][index]}
 
-    def loss_boxes(self, outputs: Outputs, targets: Any, indices: Any, num_boxes: float, **keywords: Any) -> Any:
+    def loss_boxes(
+        self, outputs: Outputs, targets: Any, indices: Indices, num_boxes: float, **keywords: Any
+    ) -> dict[str, Tensor]:
         """The wrapped criterion's box losses of a stage, for box targets gathered over the stages."""
-        if stage_key(outputs) in self.places:
+        if self.box_matches is not None and stage_key(outputs) in self.places:
             group, index = self.places[stage_key(outputs)]
             if group.name not in self.box_indices:
                 outputs_of, objects, matches = self._group_tensors(group, targets, indices)
-                regrouped = self.adapter.box_matches(outputs_of, objects, _assignment(matches))
+                regrouped = self.box_matches(outputs_of, objects, _assignment(matches))
                 self.box_indices[group.name] = as_indices(regrouped.box_matches)
             indices = self.box_indices[group.name][index]
         return self.own_box_loss(outputs, targets, indices, num_boxes, **keywords)
 
-    def _group_tensors(self, group: StageGroup, targets: Any, indices: Any) -> Any:
+    def _group_tensors(
+        self, group: StageGroup, targets: Any, indices: Indices
+    ) -> tuple[StageOutputs, PaddedTargets, Tensor]:
         """Outputs, targets and matches int64 [S, B, N] of all stages of a group."""
         if group.name not in self.tensors:
             # denoising queries know their object, the same at all stages; proposals have one stage
@@ -248,7 +267,7 @@ class _Step:
 
 
 @contextmanager
-def _shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+def _shadowed(module: object, **attributes: Any) -> Iterator[None]:
     """Inside, the module has these attributes in front of its own; nothing is registered, all is as before after."""
     own = vars(module)
     before = {name: own[name] for name in attributes if name in own}

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,17 @@ from csla.detrex import require_detrex, with_csla
 from csla.rule import CrossStageLabels
 
 DETECTOR, NUM_CLASSES, SIZE = "deformable_detr", 8, (96, 128)
-STAGE_ALONE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
+
+
+class Window(TypedDict):
+    """Options of `CrossStageLabels`."""
+
+    look_back: int
+    look_ahead: int
+    iou_threshold: float
+
+
+STAGE_ALONE: Window = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 
 
 class RecordedLabels:
@@ -32,6 +42,7 @@ class RecordedLabels:
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
         """Set the assignment's labels, bool [S, B, N, K]; a call is kept as (outputs, targets, matches, labels)."""
         assignment = self.rule(outputs, targets, assignment)
+        assert assignment.labels is not None  # the rule has set them
         self.calls.append((outputs, targets, assignment.matches, assignment.labels))
         return assignment
 
@@ -145,7 +156,9 @@ def check() -> str:
     model(batch)
     outputs, targets, matches, crossed = recorded.calls[1]
     assignment = Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
-    own = CrossStageLabels(**STAGE_ALONE)(outputs, targets, assignment).labels
+    at_one_stage = RecordedLabels(CrossStageLabels(**STAGE_ALONE))
+    at_one_stage(outputs, targets, assignment)
+    own = at_one_stage.calls[0][-1]
     plain, alone = (build(edited)(batch) for edited in (node, with_csla(node, **STAGE_ALONE)))
     difference = max(abs(plain[name] - alone[name]).item() / max(1, plain[name].item()) for name in plain)
     if list(plain) != list(alone) or not difference < 1e-6:

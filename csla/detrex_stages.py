@@ -4,9 +4,9 @@ detrex has a dict a stage, with the last one on top (`pred_logits`, `pred_boxes`
 index tensors, and a dict of objects an image. This file knows these forms; it imports nothing of detrex.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,26 @@ GROUPS = ("matching", "denoising", "one_to_many", "proposals")
 Outputs = Mapping[str, Any]
 """What a detrex model says of one stage, or of a stage and those before it."""
 
+Indices = list[tuple[Tensor, Tensor]]
+"""detrex's matches of one stage: (queries int64 [P], objects int64 [P]) of each image."""
+
 _DENOISING_KEYS = ("output_known_lbs_bboxes", "denoising_output")  # DINO's, in its third argument; DN-DETR's
+
+
+class DetrexCriterion(Protocol):
+    """What is used of detrex's SetCriterion. Its subclasses compute further losses, with further arguments."""
+
+    matcher: Callable[[Outputs, Any], Indices]
+    losses: Sequence[str]
+    loss_class_type: str
+    alpha: float
+    gamma: float
+    loss_labels: Callable[..., dict[str, Tensor]]
+    loss_boxes: Callable[..., dict[str, Tensor]]
+
+    def __call__(self, outputs: Outputs, targets: Any, *arguments: Any, **keywords: Any) -> Any:
+        """All losses of a step, by detrex's names."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,11 @@ class StageGroup:
 
     def outputs(self) -> StageOutputs:
         """All stages as tensors, float32 at least."""
-        logits, boxes = (torch.stack([stage[key] for stage in self.stages]) for key in ("pred_logits", "pred_boxes"))
-        return StageOutputs(*(value.to(torch.promote_types(value.dtype, torch.float32)) for value in (logits, boxes)))
+        return StageOutputs(self._stacked("pred_logits"), self._stacked("pred_boxes"))
+
+    def _stacked(self, key: str) -> Tensor:
+        value = torch.stack([stage[key] for stage in self.stages])
+        return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def stage_key(stage: Outputs) -> int:
@@ -70,7 +92,7 @@ def _stages(outputs: Outputs) -> tuple[Outputs, ...]:
     return (*outputs.get("aux_outputs", ()), last)
 
 
-def as_matches(indices: list[list[tuple[Tensor, Tensor]]], like: Tensor) -> Tensor:
+def as_matches(indices: Sequence[Indices], like: Tensor) -> Tensor:
     """detrex's matches as one tensor: int64 [S, B, N], the object's index or -1, on the device of `like` [S, B, N, 4].
 
     indices: of each stage and image, (queries int64 [P], objects int64 [P]).
@@ -82,7 +104,7 @@ def as_matches(indices: list[list[tuple[Tensor, Tensor]]], like: Tensor) -> Tens
     return matches.to(like.device, non_blocking=True)
 
 
-def as_indices(matches: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
+def as_indices(matches: Tensor) -> list[Indices]:
     """The way back: int64 [S, B, N] -> for each stage and image, (queries int64 [P], objects int64 [P]) on the CPU."""
     matches = matches.cpu()  # where detrex's matcher has its own; boolean indices of another device would wait as well
     found = [[(image >= 0).nonzero()[:, 0] for image in stage] for stage in matches]

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from crossstage.config import LazyCall as L
+from crossstage.config.nodes import as_written
 from dca.attention import DualCrossAttention
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${up:embed_dim}")
@@ -41,7 +42,7 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
         raise ValueError("with_dca needs a model node that has a `decoder.layer.cross_attn`, such as projects/dino's")
     if layer.cross_attn.get("_target_") in _NAMES:
         raise ValueError("decoder.layer.cross_attn is doubled already; change its `norm` and `chained` there")
-    written = OmegaConf.to_container(layer, resolve=False)["cross_attn"]
+    written = as_written(layer)["cross_attn"]
     _refuse_counted_levels(written, "decoder.layer.cross_attn")
     attention = written if isinstance(written, str) else layer.cross_attn  # an interpolation stays one
     layer.cross_attn = L(DualCrossAttention)(first=attention, second=attention, norm=norm, chained=chained)

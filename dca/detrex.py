@@ -8,8 +8,8 @@ Neither detrex nor detectron2 is imported here.
 """
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -70,7 +70,14 @@ def dual_attention_decoder(
     return decoder
 
 
-def _double(layer: nn.Module, *, norm: nn.Module | None, chained: bool) -> None:
+class _DetrexLayer(Protocol):
+    """What is used of detrex's BaseTransformerLayer."""
+
+    operation_order: Sequence[str]
+    attentions: nn.ModuleList
+
+
+def _double(layer: _DetrexLayer, *, norm: nn.Module | None, chained: bool) -> None:
     """Put two attentions in the place of each cross-attention of a BaseTransformerLayer."""
     attentions = [name for name in layer.operation_order if name in ("self_attn", "cross_attn")]
     for index, name in enumerate(attentions):
@@ -85,11 +92,16 @@ def _redrawn(attention: nn.Module) -> nn.Module:
     """A copy with initial weights of its own."""
     attention = copy.deepcopy(attention)
     for module in attention.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    if hasattr(attention, "init_weights"):  # MultiScaleDeformableAttention's offsets
-        attention.init_weights()
+        _call(module, "reset_parameters")
+    _call(attention, "init_weights")  # MultiScaleDeformableAttention's offsets
     return attention
+
+
+def _call(module: nn.Module, name: str) -> None:
+    """Call a method, if the module has it."""
+    method = getattr(module, name, None)
+    if method is not None:
+        method()
 
 
 class DetrexDualCrossAttention(DualCrossAttention):
@@ -101,7 +113,8 @@ class DetrexDualCrossAttention(DualCrossAttention):
         key: Tensor | None = None,
         value: Tensor | None = None,
         identity: Tensor | None = None,
+        *arguments: Any,
         **keywords: Any,
     ) -> Tensor:
         """query: [B, N, C] or [N, B, C] -> the same shape. key, value: the memory; identity: see the base class."""
-        return super().forward(query, key, value, identity=identity, **keywords)
+        return super().forward(query, key, value, *arguments, identity=identity, **keywords)

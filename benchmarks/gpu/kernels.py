@@ -75,8 +75,7 @@ def _attend(self, query, *, memory, references, position=None, identity=None) ->
     """`MultiScaleDeformableAttention.forward` with the kernel, without the cast of the values."""
     attending = query + (0 if position is None else position)
     values = self.value_proj(memory.tokens).unflatten(-1, (self.num_heads, -1))
-    if memory.mask is not None:
-        values = values.masked_fill(memory.mask[..., None, None], 0)
+    values = values.masked_fill(memory.mask[..., None, None], 0)
     offsets = self.sampling_offsets(attending).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
     logits = self.attention_weights(attending).unflatten(-1, (self.num_heads, -1))
     with torch.autocast(query.device.type, enabled=False):

@@ -11,7 +11,7 @@ from benchmarks.gpu import kernels
 from benchmarks.gpu.record import Check
 from benchmarks.gpu.scenes import PYRAMID, TINY_PYRAMID, levels_of
 from crossstage.layers.sampling import sample_pyramid
-from crossstage.structures import Memory
+from crossstage.modeling.encoders.tokens import unpadded_memory
 
 
 def section_pyramid(check: Check) -> None:
@@ -47,8 +47,10 @@ def measure(
     places = (torch.rand(2, queries, 4, points, 3, device=device) * extent).requires_grad_()
     strides, centres = torch.tensor([4.0, 8.0, 16.0, 32.0], device=device), torch.arange(4.0, device=device)
 
+    memory = unpadded_memory(tokens, levels)
+
     def call() -> Tensor:
-        return form(Memory(tokens, None, levels), places, strides=strides, centres=centres)
+        return form(memory, places, strides=strides, centres=centres)
 
     def forward() -> None:
         with torch.no_grad():

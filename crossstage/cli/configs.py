@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -116,5 +115,5 @@ def copied(args: argparse.Namespace) -> str:
     except FileExistsError as error:
         raise InputError(f"{file}: is there already and is not overwritten; choose another name") from error
     except OSError as error:
-        raise InputError(f"{file}: cannot be written ({os.strerror(error.errno)}); choose another place") from error
+        raise InputError(f"{file}: cannot be written ({error.strerror or error}); choose another place") from error
     return f"{file}: change what should differ, then run\n  crossstage train --config-file {file}"

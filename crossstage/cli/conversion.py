@@ -45,7 +45,7 @@ def convert(args: argparse.Namespace) -> list[str]:
         state = select_classes(state, axes, class_indices(wanted, known), num_classes=len(known))
         lines.append(f"  classes   {len(known)} to {len(wanted)}, in {len(axes)} tensors: {some(wanted, SHOWN)}")
         names = wanted
-    if args.target is not None:
+    if table is not None and args.target is not None:
         state = table.to_foreign(state)
         lines.append(f"  renamed   to {args.target}'s {len(state)} names, aliases included")
     write(state, names, output)
@@ -101,7 +101,7 @@ def native_weights(
 ) -> dict[str, Tensor]:
     """IN's weights in our names. Raises InputError if they are not those of the config's model."""
     state = dict(found)
-    if args.source is not None:
+    if table is not None and args.source is not None:
         try:
             state = table.to_native(found)
         except InputError as error:
@@ -129,7 +129,8 @@ def left_out(
     args: argparse.Namespace,
 ) -> list[str]:
     """What of IN is not in `state`, and why, a line each."""
-    unneeded = [name for name in found if args.source is not None and table.is_left_out(name)]
+    theirs = None if args.source is None else table
+    unneeded = [name for name in found if theirs is not None and theirs.is_left_out(name)]
     counters = [name for name in found if name.endswith("num_batches_tracked") and name not in state]
     aliases = len(found) - len(state) - len(unneeded) - len(counters)
     others = [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor) and key != "class_names"]

@@ -171,7 +171,7 @@ class Truth:
     def of(self, file: Path) -> Sample | None:
         """The image with its boxes, if it is one of the dataset."""
         index = self._indices.get(os.path.realpath(file))
-        return None if index is None else self.dataset[index]
+        return None if index is None or self.dataset is None else self.dataset[index]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, devic
     ema = bool(OmegaConf.select(cfg, "train.model_ema.enabled"))
     checkpoint = load_model(model, args.weights, names=None if table is None else instantiate(table), ema=ema)
     names = [str(name) for name in checkpoint.get("class_names") or truth.class_names]
-    return Detector(model.eval().to(device), instantiate(test.transform), names, device)
+    return Detector(model.eval().to(device), instantiate(test["transform"]), names, device)
 
 
 @torch.no_grad()
@@ -262,15 +262,17 @@ def record(file: Path, picture: str, image: Image.Image, found: Detections, name
 def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth) -> Image.Image:
     """A picture for the contact sheet, with the truth on its left where that is known."""
     sample = truth.of(file)
-    if sample is None:
+    targets = None if sample is None else collate([sample]).targets
+    if targets is None:
         return with_caption(picture, file.name)
-    annotated = draw_targets(image, collate([sample]).targets[0], truth.class_names)
+    annotated = draw_targets(image, targets[0], truth.class_names)
     return side_by_side(with_caption(annotated, f"{file.name}: annotated"), with_caption(picture, "detected"))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture, as its suffix says. Raises InputError if that is not possible."""
+    options: dict[str, Any] = {"quality": 92} if path.suffix == ".jpg" else {}
     try:
-        picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
+        picture.save(path, **options)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

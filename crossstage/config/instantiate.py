@@ -121,9 +121,8 @@ def _factory(target: Callable[..., Any], key: str, value: Any, path: str) -> Sta
 
 def _target(cfg: DictConfig, path: str) -> Callable[..., Any]:
     target = _read(cfg, "_target_")
-    if is_structured(target):  # omegaconf turns an assigned dataclass into its structured form
-        return OmegaConf.get_type(target)
-    target = instantiate(target)
+    # omegaconf turns an assigned dataclass into its structured form
+    target = OmegaConf.get_type(target) if is_structured(target) else instantiate(target)
     if isinstance(target, str):
         try:
             target = locate(target)
@@ -200,7 +199,7 @@ def _annotate(error: Exception, path: str, target: Callable[..., Any]) -> None:
     """Add the path of the innermost node to an exception that goes on as it is."""
     if hasattr(error, "config_path"):
         return
-    error.config_path = path
+    vars(error)["config_path"] = path
     note = f"while building {_place(path)}{_name(target)}"
     if hasattr(error, "add_note"):
         error.add_note(note)

@@ -71,7 +71,9 @@ def _home(value: Any) -> tuple[str, list[str]]:
     if hasattr(value, "__qualname__"):
         spellings = [value.__qualname__, value.__name__]  # torch.relu's __qualname__ is of a private class
         module = getattr(value, "__module__", None)
-        return module if isinstance(module, str) else pickle.whichmodule(value, value.__name__), spellings
+        if not isinstance(module, str):
+            module = pickle.whichmodule(value, value.__name__)  # type: ignore[attr-defined]  # typeshed lacks it
+        return module, spellings
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "layout", "memory_format"):
         # these know no name, but their text is it: "torch.float32"
         module, _, attribute = str(value).rpartition(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 
@@ -51,7 +51,7 @@ def set_target(node: DictConfig, target: Any) -> None:
     Arguments that the new target lacks are removed if they hold the old target's default; the new target's defaults
     are added. All other arguments stay.
     """
-    held = OmegaConf.to_container(node, resolve=False)
+    held = as_written(node)
     signature = signature_of(target)
     if not takes_any_keyword(signature):
         for name, default in plain_defaults(held.get("_target_")).items():
@@ -75,6 +75,11 @@ def as_config(value: Any) -> Any:
     if isinstance(value, list):
         return ListConfig([_held(item) for item in value], flags=dict(OBJECTS))
     return value
+
+
+def as_written(node: DictConfig) -> dict[str, Any]:
+    """A node as dicts and lists, its interpolations unresolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))  # a dict, for a DictConfig
 
 
 def opaque(value: Any) -> AnyNode:

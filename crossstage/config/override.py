@@ -13,7 +13,7 @@ was, a dotted name is one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -146,7 +146,7 @@ def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_tar
     if isinstance(old, DictConfig):
         if isinstance(value, dict):
             return value
-        keys = [name for name in old if name != "_target_"]
+        keys = [key for key in map(str, old) if key != "_target_"]
         example = f"; set one of its keys, e.g. {here}.{keys[0]}=VALUE" if keys else ""
         raise OverrideValueError(f"{text}: {here} is a mapping{example}")
     if quoted and isinstance(old, bool | int | float):
@@ -193,7 +193,8 @@ def _is_interpolation(value: Any) -> bool:
 
 def _places(cfg: Any, name: str, path: str = "") -> Iterator[str]:
     """Paths of the keys of that name, anywhere in the config."""
-    for key in cfg if isinstance(cfg, DictConfig) else ():
+    keys: Iterable[Any] = cfg if isinstance(cfg, DictConfig) else ()
+    for key in keys:
         if key == name:
             yield _join(path, name)
         elif not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key):

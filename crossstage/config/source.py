@@ -73,7 +73,7 @@ class _Importer:
         place = f"{self.file}:{sys._getframe(1).f_lineno}"
         statement = f"from {'.' * level}{name} import {', '.join(fromlist or ())}"
         if level:
-            target = self._relative(name, level, f"{place}: {statement}")
+            target: Path | None = self._relative(name, level, f"{place}: {statement}")
         else:
             target = _config_module(name) if fromlist else None
         if target is None:
@@ -114,8 +114,8 @@ def _config_module(name: str) -> Path | None:
     except (ImportError, ValueError):
         return None
     regular = getattr(sys.modules.get(package), "__file__", None) is not None
-    is_source = spec is not None and spec.origin is not None and spec.origin.endswith(".py")
-    return Path(spec.origin) if is_source and not regular else None
+    origin = None if spec is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") and not regular else None
 
 
 def _describe(error: Exception, file: Path) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import DictConfig
 
@@ -43,6 +43,10 @@ class StageFactory:
         from crossstage.config.instantiate import instantiate  # imports this file, because it makes the factories
 
         return instantiate(self.node, stage=stage)
+
+
+StageNode: TypeAlias = StageFactory | Mapping[str, Any]
+"""What a constructor takes for a part that each stage builds: from `instantiate` a factory, in Python a config node."""
 
 
 def stage_factories(owner: object, **arguments: Any) -> tuple[StageFactory, ...]:

@@ -121,9 +121,7 @@ class MultiScaleDeformableAttention(nn.Module):
         level.  identity: added instead of `query` (pre-norm).  Returns [B, N, C].  Padded tokens read as zero.
         """
         attending = query if position is None else query + position
-        values = self.value_proj(memory.tokens)
-        if memory.mask is not None:
-            values = values.masked_fill(memory.mask[..., None], 0)
+        values = self.value_proj(memory.tokens).masked_fill(memory.mask[..., None], 0)
         shape = (*attending.shape[:2], self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(attending).view(*shape, 2)
         logits = self.attention_weights(attending).view(*shape[:3], -1)

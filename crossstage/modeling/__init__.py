@@ -1,6 +1,7 @@
 """The parts of a detector, in the order of the data flow.
 
 - `seams`: what a part of each kind is given, and what it returns
+- `layer_seams`: the same for the parts of an encoder's or decoder's layer
 - `detector`: the whole: its `forward` is the data flow
 - `backbone`: pixels to feature maps: any timm network
 - `neck`: feature maps to a pyramid of one width
@@ -9,6 +10,7 @@
 - `decoders`: queries and memory to the predictions of every stage
 - `transformer`: one layer of an encoder or a decoder
 - `stages`: layers that differ from stage to stage
+- `parts`: parts by name, registered as modules under their own type
 - `supervision`: matching, labels and losses
 - `postprocess`: the last stage's predictions to detections
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from crossstage.modeling.seams import Backbone, Criterion, Decoder, Encoder, Neck, Postprocess, QueryMaker
 from crossstage.structures import (
     Detections,
     GroupOutputs,
@@ -28,13 +29,13 @@ class Detector(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        neck: nn.Module,
-        encoder: nn.Module,
-        queries: nn.Module,
-        decoder: nn.Module,
-        criterion: nn.Module,
-        postprocess: nn.Module,
+        backbone: Backbone,
+        neck: Neck,
+        encoder: Encoder,
+        queries: QueryMaker,
+        decoder: Decoder,
+        criterion: Criterion,
+        postprocess: Postprocess,
         num_classes: int,
         embed_dim: int = 256,
         eval_ignores_padding: bool = False,

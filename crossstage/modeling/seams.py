@@ -8,7 +8,7 @@ they are trained, moved and saved; a part without may be a plain class with `__c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from crossstage.modeling.queries.content import Content
     from crossstage.modeling.supervision.matching import MatchingProblem
-
-State = TypeVar("State")
-"""What one refinement step hands to the next; only the step reads it."""
 
 
 class Backbone(Protocol):
@@ -82,11 +79,25 @@ class Encoder(Protocol):
         ...
 
 
+class QueryMaker(Protocol):
+    """Makes all queries of a step: those of a source, and in training those of extra groups (`JoinedQueries`)."""
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups that need a supervision."""
+        ...
+
+    def __call__(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
+        """The queries, with their groups and attention mask. targets: given in training alone."""
+        ...
+
+
 class QuerySource(Protocol):
     """Makes the queries that are matched with objects (`modeling/queries/`); knows nothing of other groups.
 
     A config names it as `model.queries.source`; `JoinedQueries` adds the extra groups. References must be in [0, 1];
-    detach them unless they are learned. Set `Queries.positions` if the decoder makes no query positions.
+    detach them unless they are learned. Set `Queries.positions` if the decoder makes no query positions; the source is
+    then a `PositionSource` too, where extra groups bring boxes of their own.
 
     Attributes:
         num_queries: queries that are matched and that detect; always there.
@@ -103,6 +114,15 @@ class QuerySource(Protocol):
         ...
 
 
+@runtime_checkable
+class PositionSource(Protocol):
+    """A query source that also makes query positions for the boxes of extra groups."""
+
+    def positions(self, references: Tensor) -> Tensor:
+        """Boxes [B, N, 4] -> [B, N, C]."""
+        ...
+
+
 class ContentSource(Protocol):
     """Makes the content half of a source's queries, in place of a learned embedding."""
 
@@ -112,7 +132,7 @@ class ContentSource(Protocol):
 
 
 class ExtraGroup(Protocol):
-    """Adds a group of queries in training, e.g. denoising or one-to-many queries.
+    """Adds a group of queries in training, e.g. denoising or one-to-many queries; an `nn.Module`.
 
     Attributes:
         name: of the group; the criterion needs a supervision of this name.
@@ -145,39 +165,6 @@ class Decoder(Protocol):
             logits [S, B, N, K] and boxes [S, B, N, 4], first stage first, queries in the order in which they came. S
             may change from step to step, but is the same on all processes: losses are normalised per stage.
         """
-        ...
-
-
-class RefinementStep(Protocol[State]):
-    """One stage of a decoder, for a decoder that applies the same step many times.
-
-    `decoders.mixer.refine` and `decoders.deformable.attend` hold the arithmetic of the two families. A state is a
-    frozen dataclass of tensors [B, ...], of which `content` is one; a field may be None.
-    """
-
-    def start(self, queries: Queries, memory: Memory) -> State:
-        """The state before the first step."""
-        ...
-
-    def __call__(self, state: State, memory: Memory, attention_mask: Tensor | None = None) -> tuple[State, Tensor]:
-        """Refine once.
-
-        Args:
-            state: content with gradient; boxes, which the step detaches.
-            memory: tokens [B, M, C].
-            attention_mask: bool [N, N], True = the row's query may not attend to the column's.
-
-        Returns:
-            The next state, and logits [B, N, K].
-        """
-        ...
-
-    def boxes(self, states: Sequence[State], memory: Memory) -> Tensor:
-        """The boxes of S states, normalised cxcywh with gradient: [S, B, N, 4]."""
-        ...
-
-    def noised(self, state: State, noise: Tensor, scale: float) -> State:
-        """The state with `scale` pixels times the noise [B, N, 4] added to the corners of its boxes."""
         ...
 
 
@@ -242,13 +229,12 @@ class ClassLoss(Protocol):
 
 
 class BoxLossFunction(Protocol):
-    """The box losses of every stage, by kind.
+    """The box losses of every stage, by kind."""
 
-    Attributes:
-        kinds: the names of its losses, as the weights have them.
-    """
-
-    kinds: Sequence[str]
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The names of its losses, as the weights have them."""
+        ...
 
     def __call__(
         self, boxes: Tensor, targets: PaddedTargets, matches: Tensor, *, normalizer: Tensor
@@ -267,6 +253,10 @@ class Normalizer(Protocol):
 
 class Criterion(Protocol):
     """All losses of a training step."""
+
+    def supervision(self, group: str) -> object:
+        """The supervision of a query group. Raises ValueError if there is none."""
+        ...
 
     def __call__(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> Losses:
         """groups: one GroupOutputs per query group."""

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crossstage.modeling.layer_seams import Attention, FeedForward
+
 ENCODER_ORDER = ("self_attn", "norm", "ffn", "norm")
 DECODER_ORDER = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 
@@ -21,13 +23,13 @@ class TransformerLayer(nn.Module):
         self,
         embed_dim: int,
         *,
-        ffn: nn.Module,
-        self_attn: nn.Module | None = None,
-        cross_attn: nn.Module | None = None,
+        ffn: FeedForward,
+        self_attn: Attention | None = None,
+        cross_attn: Attention | None = None,
         order: Sequence[str] = DECODER_ORDER,
     ) -> None:
         super().__init__()
-        parts = {"self_attn": self_attn, "cross_attn": cross_attn, "ffn": ffn}
+        parts: dict[str, object] = {"self_attn": self_attn, "cross_attn": cross_attn, "ffn": ffn}
         unknown = [step for step in order if step != "norm" and parts.get(step) is None]
         if unknown:
             raise ValueError(f"order={tuple(order)} names {unknown[0]!r}, which this layer was not given")

@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import crossstage
 from crossstage.errors import InputError
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: two commands in one folder are not noticed there
     fcntl = None
 
 # Each signal that stops us, and what the training gets: closing the terminal (SIGHUP) lets it save, too.
-RELAYED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
+RELAYED: dict[int, signal.Signals] = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
 if hasattr(signal, "SIGHUP"):  # not on Windows
     RELAYED[signal.SIGHUP] = signal.SIGTERM
 

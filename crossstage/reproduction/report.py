@@ -73,10 +73,13 @@ def report_of(request: Request, planned: Planned) -> list[RowReport]:
     for row in request.rows:
         ours, theirs = scores[row.name], scores.get(row.baseline)
         ap50 = [run.ap50 for run in runs[row.name] if run.ap50 is not None]
-        means = [mean_of_seeds(values) if values else None for values in (list(ours.values()), ap50)]
         delta = difference(ours, theirs) if ours and theirs else None
-        reports.append(RowReport(row, runs[row.name], *means, delta))
+        reports.append(RowReport(row, runs[row.name], _mean(list(ours.values())), _mean(ap50), delta))
     return reports
+
+
+def _mean(values: Sequence[float]) -> Estimate | None:
+    return mean_of_seeds(values) if values else None
 
 
 def _run_report(run: Run, gpus: int) -> RunReport:

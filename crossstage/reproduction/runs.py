@@ -210,7 +210,7 @@ def _changed(config: str, overrides: Sequence[str]) -> DictConfig:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, by dotted keys."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves

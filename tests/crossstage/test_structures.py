@@ -5,11 +5,11 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.structures import (
     GroupOutputs,
     ImageBatch,
     Levels,
-    Memory,
     PaddedTargets,
     QueryGroup,
     StageOutputs,
@@ -76,7 +76,7 @@ def test_moving_to_a_dtype_leaves_integers_and_masks_alone():
 
 def test_moving_reaches_values_inside_values():
     levels = Levels.of([(2, 3)], like=torch.zeros(1))
-    memory = Memory(torch.zeros(1, 6, 4), None, levels).to("meta")
+    memory = unpadded_memory(torch.zeros(1, 6, 4), levels).to("meta")
     assert memory.tokens.device.type == memory.levels.sizes.device.type == memory.levels.starts.device.type == "meta"
     outputs = GroupOutputs(QueryGroup("matching", 2), StageOutputs(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 4)))
     assert outputs.to("meta").outputs.boxes.device.type == "meta"

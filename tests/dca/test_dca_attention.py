@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from crossstage.layers.attention import ConditionalCrossAttention, DenseAttention
 from crossstage.layers.deformable import MultiScaleDeformableAttention
 from crossstage.layers.mlp import FFN
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.transformer import DECODER_ORDER, TransformerLayer
 from crossstage.structures import Levels, Memory
 from dca import DualCrossAttention
@@ -19,7 +22,7 @@ PRE_NORM = ("norm", "self_attn", "norm", "cross_attn", "norm", "ffn")
 
 def deformable() -> tuple[type[nn.Module], dict, dict]:
     levels = Levels.of([(4, 4), (2, 2)], torch.zeros(()))
-    memory = Memory(torch.randn(B, M, C), None, levels)
+    memory = unpadded_memory(torch.randn(B, M, C), levels)
     references = torch.rand(B, N, 2, 4) * 0.5 + 0.2
     arguments = {"num_heads": 2, "num_levels": 2, "num_points": 2}
     return MultiScaleDeformableAttention, arguments, {"memory": memory, "references": references}
@@ -167,7 +170,7 @@ def test_gradient_reaches_both(kind, chained):
 def in_float64(value):
     """A keyword in float64, as the other promise asks for: nothing inside fixes a dtype."""
     if isinstance(value, Memory):
-        return Memory(value.tokens.double(), None, value.levels)
+        return replace(value, tokens=value.tokens.double())
     return value.double() if value.is_floating_point() else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,12 @@ from crossstage.layers.boxes import (
 from crossstage.layers.deformable import MultiScaleDeformableAttention, deformable_sampling
 from crossstage.layers.mlp import FFN, MLP
 from crossstage.layers.position import LearnedPositions, SinePositions, box_sine_embedding
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.neck import ChannelMapper
 from crossstage.modeling.supervision.losses import FocalClassLoss, SoftmaxClassLoss, sigmoid_focal_loss
 from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, SoftmaxClassCost
 from crossstage.modeling.transformer import TransformerLayer
-from crossstage.structures import GroupOutputs, Levels, Memory, PaddedTargets, QueryGroup, StageOutputs, Target
+from crossstage.structures import GroupOutputs, Levels, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.golden.folder import Comparison, GoldenFolder, Row
 from tests.supervisions import WEIGHTS, criterion
 
@@ -297,10 +299,10 @@ def _check_msda(b: _Blocks) -> None:
         query, position, value, identity, references = b.leaves(
             "msda.query", "msda.query_pos", "msda.value", "msda.identity", f"msda.reference_points_{case[:2]}"
         )
-        mask = None if bare else b.inputs["msda.key_padding_mask"]
+        memory = unpadded_memory(value, _levels(b, "msda", value))
         output = block(
             query,
-            memory=Memory(value, mask, _levels(b, "msda", value)),
+            memory=memory if bare else replace(memory, mask=b.inputs["msda.key_padding_mask"]),
             references=references,
             position=None if bare else position,
             identity=None if bare else identity,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
@@ -30,6 +31,7 @@ from crossstage.layers.sampling import level_weights, sample_pyramid
 from crossstage.modeling.decoders.adaptive_mixing import AdaptiveMixing
 from crossstage.modeling.decoders.point_sampler import PointSampler, offset_points, scale_centres
 from crossstage.modeling.encoders.none import NoEncoder
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.neck import SharedNormMapper, pyramid
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.structures import Levels, Memory
@@ -197,7 +199,8 @@ def _check_queries(part: _Part) -> None:
     part.load(queries, table, "rpn_head.{}".format, "queries.source.")
     sizes = part.inputs["image_sizes_hw"].double().flip(-1)
     nothing = Levels.of([(1, 1)], like=sizes)
-    memory = Memory(torch.zeros(len(sizes), 1, part.hyper["dim"]), None, nothing, image_sizes=sizes)
+    memory = unpadded_memory(torch.zeros(len(sizes), 1, part.hyper["dim"]), nothing)
+    memory = replace(memory, image_sizes=sizes)
     first = queries(memory, part.hyper["num_query"])
     part.check("xyzr", to_position_vectors(first.references, sizes))
     part.check("content", first.content)

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from crossstage.config.stages import stage_factories
+from crossstage.config.stages import StageNode, stage_factories
 from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.decoders.deformable import BoxQueryPositions
+from crossstage.modeling.layer_seams import AttentionLayer, Head
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -46,11 +47,11 @@ class ConditionalDecoder(nn.Module):
 
     def __init__(
         self,
-        layer,
+        layer: StageNode,
         *,
         num_layers: int,
-        class_head,
-        box_head,
+        class_head: Head,
+        box_head: Head,
         embed_dim: int = 256,
         attends_to_padding: bool = False,
     ) -> None:
@@ -84,7 +85,7 @@ class ConditionalDecoder(nn.Module):
 
     def _attend(
         self,
-        layer: nn.Module,
+        layer: AttentionLayer,
         content: Tensor,
         references: Tensor,
         queries: Queries,

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossstage.config.stages import stage_factories
+from crossstage.config.stages import StageNode, stage_factories
 from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
+from crossstage.modeling.layer_seams import AttentionLayer, BoxPositions, Head
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -33,12 +34,12 @@ def as_boxes(references: Tensor) -> Tensor:
 
 
 def attend(
-    layer: nn.Module,
+    layer: AttentionLayer,
     content: Tensor,
     references: Tensor,
     *,
     memory: Memory,
-    query_positions: nn.Module | None = None,
+    query_positions: BoxPositions | None = None,
     positions: Tensor | None = None,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
@@ -95,15 +96,15 @@ class DeformableDecoder(nn.Module):
 
     def __init__(
         self,
-        layer,
+        layer: StageNode,
         *,
-        class_head,
-        box_head,
+        class_head: StageNode,
+        box_head: StageNode,
         num_layers: int,
-        query_positions=None,
-        norm=None,
+        query_positions: BoxPositions | None = None,
+        norm: Head | None = None,
         look_forward_twice: bool = True,
-        first_box_head=None,
+        first_box_head: nn.Module | None = None,
         refine: bool = True,
     ) -> None:
         super().__init__()

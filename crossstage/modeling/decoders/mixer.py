@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.config.stages import stage_factories
+from crossstage.config.stages import StageNode, stage_factories
 from crossstage.layers.attention import multi_head_attention
 from crossstage.layers.boxes import cxcywh_to_xyxy
 from crossstage.layers.mlp import xavier_uniform_matrices_
@@ -21,6 +21,7 @@ from crossstage.layers.position_vector import (
     vector_sizes,
     vectors_to_corners,
 )
+from crossstage.modeling.layer_seams import BoxAttention, FeedForward, Head, Mixing, MixingLayer, Sampler
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -81,7 +82,7 @@ class MixerLayer(nn.Module):
     """One stage: self-attention, sampling and mixing, feed-forward; a norm behind each."""
 
     def __init__(
-        self, embed_dim: int, *, attention: nn.Module, sampler: nn.Module, mixing: nn.Module, ffn: nn.Module
+        self, embed_dim: int, *, attention: BoxAttention, sampler: Sampler, mixing: Mixing, ffn: FeedForward
     ) -> None:
         super().__init__()
         self.attention, self.attention_norm = attention, nn.LayerNorm(embed_dim)
@@ -124,11 +125,9 @@ class NormedHead(nn.Sequential):
     without it the head starts at 0, as offsets do."""
 
     def __init__(self, embed_dim: int, out_dim: int = 4, *, prior: float | None = None) -> None:
-        super().__init__(
-            nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim), nn.ReLU(), nn.Linear(embed_dim, out_dim)
-        )
+        first, last = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, out_dim)
+        super().__init__(first, nn.LayerNorm(embed_dim), nn.ReLU(), last)
         xavier_uniform_matrices_(self)
-        last = self[-1]
         if prior is None:
             nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, 0.0 if prior is None else -math.log((1 - prior) / prior))
@@ -152,9 +151,9 @@ class BoxState:
 
 def refine(
     state: BoxState,
-    layer: nn.Module,
-    class_head: nn.Module,
-    box_head: nn.Module,
+    layer: MixingLayer,
+    class_head: Head,
+    box_head: Head,
     moves: Moves,
     *,
     memory: Memory,
@@ -225,13 +224,22 @@ class MixerDecoder(nn.Module):
 
     per_stage = ("layer", "class_head", "box_head")
 
-    def __init__(self, layer, *, num_layers: int, class_head, box_head, moves=None, least_side: float = 0.0) -> None:
+    def __init__(
+        self,
+        layer: StageNode,
+        *,
+        num_layers: int,
+        class_head: StageNode,
+        box_head: StageNode,
+        moves: Moves | None = None,
+        least_side: float = 0.0,
+    ) -> None:
         super().__init__()
         layer, class_head, box_head = stage_factories(self, layer=layer, class_head=class_head, box_head=box_head)
         self.layers = nn.ModuleList(layer(stage) for stage in range(num_layers))
         self.class_heads = nn.ModuleList(class_head(stage) for stage in range(num_layers))
         self.box_heads = nn.ModuleList(box_head(stage) for stage in range(num_layers))
-        self.moves = IsotropicMoves() if moves is None else moves
+        self.moves: Moves = IsotropicMoves() if moves is None else moves
         self.least_side = least_side
 
     def forward(self, queries: Queries, memory: Memory) -> StageOutputs:

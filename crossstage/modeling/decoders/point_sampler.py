@@ -45,6 +45,9 @@ class PointSampler(nn.Module):
     offsets, a callable (G, P) -> [G, P, 3].
     """
 
+    strides: Tensor
+    centres: Tensor
+
     def __init__(
         self,
         embed_dim: int = 256,

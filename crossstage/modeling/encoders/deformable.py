@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from crossstage.config.stages import stage_factories
+from crossstage.config.stages import StageNode, stage_factories
 from crossstage.modeling.encoders.tokens import pyramid_memory, token_places
+from crossstage.modeling.layer_seams import CellPositions
 from crossstage.structures import FeaturePyramid, Memory
 
 
@@ -19,7 +20,9 @@ class DeformableEncoder(nn.Module):
 
     per_stage = ("layer",)
 
-    def __init__(self, layer, *, num_layers: int, position, embed_dim: int = 256, num_levels: int = 4) -> None:
+    def __init__(
+        self, layer: StageNode, *, num_layers: int, position: CellPositions, embed_dim: int = 256, num_levels: int = 4
+    ) -> None:
         super().__init__()
         (layer,) = stage_factories(self, layer=layer)
         self.position = position

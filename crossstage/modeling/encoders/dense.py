@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from crossstage.config.stages import stage_factories
+from crossstage.config.stages import StageNode, stage_factories
 from crossstage.layers.mlp import MLP, xavier_uniform_matrices_
 from crossstage.modeling.encoders.tokens import pyramid_memory
+from crossstage.modeling.layer_seams import CellPositions
 from crossstage.structures import FeaturePyramid, Memory
 
 
@@ -19,7 +20,7 @@ class DenseEncoder(nn.Module):
 
     per_stage = ("layer",)
 
-    def __init__(self, layer, *, num_layers: int, position, embed_dim: int = 256) -> None:
+    def __init__(self, layer: StageNode, *, num_layers: int, position: CellPositions, embed_dim: int = 256) -> None:
         super().__init__()
         (layer,) = stage_factories(self, layer=layer)
         self.position = position
@@ -34,7 +35,7 @@ class DenseEncoder(nn.Module):
                 f"DenseEncoder reads a pyramid of one level, but this one has {len(pyramid.maps)}. Use a neck of one "
                 "level (SingleLevelProjection), or DeformableEncoder"
             )
-        dtype = self.position_scale.layers[0].weight.dtype
+        dtype = next(self.position_scale.parameters()).dtype
         memory = pyramid_memory(pyramid, [self.position(mask, dtype=dtype) for mask in pyramid.masks])
         for layer in self.layers:
             scaled = memory.positions * self.position_scale(memory.tokens)

@@ -26,9 +26,35 @@ def pyramid_memory(pyramid: FeaturePyramid, positions: Sequence[Tensor] | None =
         mask=torch.cat([mask.flatten(1) for mask in pyramid.masks], dim=1),
         levels=Levels.of(pyramid.shapes, like=like),
         valid_ratios=valid_ratios(pyramid.masks, dtype=like.dtype),
-        positions=tokens.new_zeros(()).expand_as(tokens) if positions is None else flat(positions),
+        positions=_no_positions(tokens) if positions is None else flat(positions),
         image_sizes=pyramid.image_sizes,
     )
+
+
+def unpadded_memory(tokens: Tensor, levels: Levels) -> Memory:
+    """A memory of tokens alone, to run a part without an encoder (in tests and benchmarks).
+
+    Args:
+        tokens: [B, M, C].
+        levels: their levels.
+
+    Returns:
+        Memory without padding, positions of zeros, and images as large as the finest level, a pixel per cell.
+    """
+    batch, count, _ = tokens.shape
+    return Memory(
+        tokens=tokens,
+        mask=torch.zeros(batch, count, dtype=torch.bool, device=tokens.device),
+        levels=levels,
+        valid_ratios=levels.sizes.new_ones(batch, len(levels.shapes), 2),
+        positions=_no_positions(tokens),
+        image_sizes=levels.sizes[:1].expand(batch, -1),
+    )
+
+
+def _no_positions(tokens: Tensor) -> Tensor:
+    """Zeros in the shape of the tokens, [B, M, C], that take no memory."""
+    return tokens.new_zeros(()).expand_as(tokens)
 
 
 def flat(maps: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Queries of the AdaMixer family: learned content, and boxes that all begin as the whole image."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossstage.modeling.queries.content import LearnedContent
@@ -18,6 +18,7 @@ class BoxQueries(nn.Module):
     """
 
     group_names = ("matching",)
+    boxes: Tensor
 
     def __init__(
         self, *, num_queries: int, embed_dim: int = 256, content: ContentSource | None = None, extra_queries: int = 0

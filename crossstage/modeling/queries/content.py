@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from crossstage.structures import Losses, Memory
@@ -20,7 +21,7 @@ class Content:
     losses: Losses | None = None
 
 
-class LearnedContent(nn.Embedding):
+class LearnedContent(nn.Module):
     """One learned vector per query, the same for every image.
 
     Args:
@@ -29,7 +30,8 @@ class LearnedContent(nn.Embedding):
     """
 
     def __init__(self, num_queries: int, embed_dim: int = 256, *, extra_queries: int = 0) -> None:
-        super().__init__(num_queries + extra_queries, embed_dim)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_queries + extra_queries, embed_dim).normal_())
 
     def forward(self, memory: Memory, count: int) -> Content:
         """The first `count` vectors: [1, count, C]."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from crossstage.modeling.seams import ExtraGroup, QuerySource
+from crossstage.modeling.parts import module_dict
+from crossstage.modeling.seams import ExtraGroup, PositionSource, QuerySource
 from crossstage.structures import Losses, Memory, PaddedTargets, Queries, QueryGroup
 
 
@@ -33,7 +34,7 @@ class JoinedQueries(nn.Module):
         if wanted != source.extra_queries:
             raise ValueError(f"source.extra_queries={source.extra_queries}, but the extra groups take {wanted}")
         self.source = source
-        self.extra = nn.ModuleDict({group.name: group for group in extra})
+        self.extra = module_dict({group.name: group for group in extra})
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -42,13 +43,15 @@ class JoinedQueries(nn.Module):
 
     def forward(self, memory: Memory, targets: PaddedTargets | None = None) -> Queries:
         """memory, and in training the targets -> all queries with their groups and attention mask."""
-        groups = self.extra.values() if targets is not None else ()
+        groups = [] if targets is None else list(self.extra.values())
         counts = [self.source.num_queries, *(group.num_source_queries for group in groups)]
         whole = self.source(memory, sum(counts))
         for group in self.extra.values():
             whole = group.adapt(whole)
         own, *taken = cut(whole, counts)
-        parts = [own, *(group(targets, queries) for group, queries in zip(groups, taken, strict=True))]
+        parts = [own]
+        if targets is not None:
+            parts += [group(targets, queries) for group, queries in zip(groups, taken, strict=True)]
         joined = join([self._positioned(part, own) for part in parts])
         return replace(joined, proposals=whole.proposals, losses=_joined_losses(whole, *parts[1:]))
 
@@ -62,6 +65,11 @@ class JoinedQueries(nn.Module):
             )
         if own.positions is None or part.positions is not None:
             return part
+        if not isinstance(self.source, PositionSource):
+            raise ValueError(
+                f"{type(self.source).__name__} sets Queries.positions, which the group {name!r} needs too: give the "
+                "source a method positions(references), [B, N, 4] -> [B, N, C]"
+            )
         return replace(part, positions=self.source.positions(part.references))
 
 
@@ -86,13 +94,13 @@ def join(parts: Sequence[Queries]) -> Queries:
     if len(parts) == 1:
         return replace(parts[0], attention_mask=group_attention_mask(groups, parts[0].content.device))
     content, references = parts[-1].content, parts[-1].references
-    positions = [part.positions for part in parts]
+    positions = [part.positions for part in parts if part.positions is not None]
     return Queries(
         content=torch.cat([part.content.to(content.dtype) for part in parts], dim=1),
         references=torch.cat([part.references.to(references.dtype) for part in parts], dim=1),
         groups=groups,
         attention_mask=group_attention_mask(groups, content.device),
-        positions=None if positions[0] is None else torch.cat(positions, dim=1),
+        positions=None if parts[0].positions is None else torch.cat(positions, dim=1),
     )
 
 

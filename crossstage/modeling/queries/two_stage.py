@@ -7,6 +7,7 @@ from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.encoders.tokens import token_places
+from crossstage.modeling.layer_seams import Head
 from crossstage.modeling.queries.content import Content, LearnedContent
 from crossstage.modeling.seams import ContentSource
 from crossstage.structures import GroupOutputs, Memory, Queries, QueryGroup, StageOutputs
@@ -22,7 +23,7 @@ def encoder_proposals(memory: Memory, *, base_size: float = 0.05) -> tuple[Tenso
     size = torch.cat(sizes)[:, None].expand(places.shape[0], -1, 2)
     boxes = torch.cat([places, size], dim=-1)
     usable = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)
-    return boxes, usable if memory.mask is None else usable & ~memory.mask
+    return boxes, usable & ~memory.mask
 
 
 def best_tokens(scores: Tensor, usable: Tensor, count: int) -> Tensor:
@@ -53,8 +54,8 @@ class TwoStageQueries(nn.Module):
         self,
         *,
         num_queries: int,
-        class_head: nn.Module,
-        box_head: nn.Module,
+        class_head: Head,
+        box_head: Head,
         embed_dim: int = 256,
         content: ContentSource | None = None,
         extra_queries: int = 0,
@@ -109,8 +110,8 @@ class ProposalQueries(nn.Module):
         self,
         *,
         num_queries: int,
-        class_head: nn.Module,
-        box_head: nn.Module,
+        class_head: Head,
+        box_head: Head,
         embed_dim: int = 256,
         content: ContentSource | None = None,
         extra_queries: int = 0,

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.config.names import suggestion
+from crossstage.modeling.parts import module_dict
 from crossstage.modeling.supervision.matching import MatchRequest, match_together
-from crossstage.modeling.supervision.supervision import Supervision, known_matches
+from crossstage.modeling.supervision.supervision import Supervision
 from crossstage.structures import GroupOutputs, Losses, PaddedTargets
 
 
@@ -23,7 +24,7 @@ class SetCriterion(nn.Module):
 
     def __init__(self, *, groups: Mapping[str, Supervision]) -> None:
         super().__init__()
-        self.groups = nn.ModuleDict(dict(groups))
+        self.groups = module_dict(groups)
         owner: dict[str, str] = {}
         for name, supervision in groups.items():
             other = owner.setdefault(supervision.loss_name("class"), name)
@@ -51,14 +52,14 @@ class SetCriterion(nn.Module):
 
     def match(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> list[Tensor]:
         """Each group's matches, int64 [S, B, N]: the known ones, and those of one matching over all other groups."""
-        requests = {}
+        found: dict[int, Tensor] = {}
+        requests: dict[int, MatchRequest] = {}
         for index, predicted in enumerate(groups):
-            if predicted.group.matches is None:
+            if predicted.group.matches is not None:  # the same at every stage
+                found[index] = predicted.group.matches.expand(predicted.outputs.num_stages, -1, -1)
+            else:
                 supervision = self.supervision(predicted.group.name)
                 objects = supervision.objects(targets)
                 requests[index] = MatchRequest(supervision.matcher, predicted.outputs, objects)
-        found = dict(zip(requests, match_together(list(requests.values())), strict=True))
-        return [
-            found[index] if index in found else known_matches(part.group, num_stages=part.outputs.num_stages)
-            for index, part in enumerate(groups)
-        ]
+        found |= zip(requests, match_together(list(requests.values())), strict=True)
+        return [found[index] for index in range(len(groups))]

@@ -162,6 +162,7 @@ class HungarianMatcher:
             copies: int64 [S, b, T], where a rule gives them.
             out: int64 [S, b, N], written: the object's index of each query that gets one.
         """
+        own_copies = 1 if callable(self.copies) else self.copies  # those of a rule are in `copies`
         finite = np.isfinite(cost).all()  # at once: the usual answer is yes, and a call costs more than a small stage
         for image, count in enumerate(problem.counts):
             for stage in range(len(cost)):
@@ -171,7 +172,7 @@ class HungarianMatcher:
                         f"the matching cost of stage {stage}, image {problem.images.start + image} of the batch is not"
                         " finite: its predicted logits or boxes, or its targets, hold a NaN or an infinity"
                     )
-                times = of_stage(self.copies, stage) if copies is None else copies[stage, image, :count]
+                times = of_stage(own_copies, stage) if copies is None else copies[stage, image, :count]
                 rows = np.repeat(np.arange(count), times)  # each object, as often as it is to get a query
                 chosen, queries = linear_sum_assignment(own[rows])
                 out[stage, image, queries] = rows[chosen]

@@ -33,9 +33,11 @@ class ObjectCount:
 
     def __call__(self, targets: PaddedTargets, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Divisors of class and box losses, each [] or [S]: means over the processes."""
-        copies = self.copies
-        if not isinstance(copies, int):
-            numbers = [of_stage(copies, stage) for stage in range(len(assignment.matches))]
+        copies: int | Tensor
+        if isinstance(self.copies, int):
+            copies = self.copies
+        else:
+            numbers = [of_stage(self.copies, stage) for stage in range(len(assignment.matches))]
             copies = targets.boxes.new_tensor(numbers)
         count = mean_over_ranks(targets.valid.sum().to(targets.boxes.dtype) * copies).clamp(min=1)
         count = count * assignment.group.num_blocks
@@ -50,7 +52,9 @@ class LabelCount:
 
     def __call__(self, targets: PaddedTargets, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Divisors of class and box losses, two [S]: means over the processes. Copies of objects are counted."""
+        assert assignment.labels is not None  # the label rules come first
         matched, regressed = ((found >= 0).flatten(1).sum(-1) for found in (assignment.matches, assignment.box_matches))
         positives = (assignment.labels > 0).flatten(1).sum(-1)
         counts = torch.stack([torch.maximum(positives, matched), regressed])
-        return mean_over_ranks(counts.to(targets.boxes.dtype)).clamp(min=1).unbind(0)
+        class_count, box_count = mean_over_ranks(counts.to(targets.boxes.dtype)).clamp(min=1).unbind(0)
+        return class_count, box_count

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from crossstage.config.names import suggestion
 from crossstage.modeling.seams import BoxLossFunction, ClassLoss, LabelRule, Matcher, Normalizer
-from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup
+from crossstage.structures import Assignment, GroupOutputs, PaddedTargets
 
 
 class Supervision(nn.Module):
@@ -69,6 +69,7 @@ class Supervision(nn.Module):
         """The weighted losses of all stages, 0-d, by their names in the log. matches: int64 [S, B, N]."""
         outputs, targets = predicted.outputs, self.objects(targets)
         assignment = self.assign(predicted, targets, matches)
+        assert assignment.labels is not None  # `assign` has checked it
         class_count, box_count = self.normalizer(targets, assignment)
         by_kind = {
             "class": self.class_loss(outputs.logits, assignment.labels, normalizer=class_count),
@@ -83,11 +84,6 @@ class Supervision(nn.Module):
     def loss_name(self, kind: str, suffix: str = "") -> str:
         """How the log calls a loss, e.g. "loss_class_dn_0". suffix: of the stage, `StageOutputs.suffix`."""
         return self.names.format(loss=f"loss_{kind}", stage=suffix)
-
-
-def known_matches(group: QueryGroup, *, num_stages: int) -> Tensor:
-    """The matches that a group brings, the same at every stage: int64 [S, B, N]."""
-    return group.matches.expand(num_stages, -1, -1)
 
 
 def _check_weights(weights: Mapping[str, float], kinds: Sequence[str]) -> None:

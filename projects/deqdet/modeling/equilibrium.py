@@ -20,7 +20,7 @@ from crossstage.projects.deqdet.modeling.solver import Advance, FixedPointIterat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crossstage.modeling.seams import RefinementStep
+from crossstage.modeling.layer_seams import RefinementStep
 from crossstage.structures import Memory, Queries, StageOutputs
 
 

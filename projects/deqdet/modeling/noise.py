@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from crossstage.modeling.seams import RefinementStep, State
+from crossstage.modeling.layer_seams import RefinementStep, State
 
 
 @dataclass(frozen=True)

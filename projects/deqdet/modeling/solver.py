@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from crossstage.modeling.seams import State
+from crossstage.modeling.layer_seams import State
 
 Advance = Callable[[State, int], tuple[State, Tensor]]
 """One application of f: the state and the number of the step, from 1 -> the next state and logits [B, N, K]."""

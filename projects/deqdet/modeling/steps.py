@@ -16,6 +16,7 @@ from crossstage.layers.position_vector import (
     vectors_to_corners,
 )
 from crossstage.modeling.decoders.mixer import BoxState, first_state, refine
+from crossstage.modeling.layer_seams import Head, MixingLayer
 from crossstage.structures import Memory, Queries
 
 
@@ -36,14 +37,14 @@ class MixerStep(nn.Module):
     def __init__(
         self,
         *,
-        layer: nn.Module,
-        class_head: nn.Module,
-        box_head: nn.Module,
+        layer: MixingLayer,
+        class_head: Head,
+        box_head: Head,
         moves: Moves | None = None,
         least_side: float = 1e-7,
     ) -> None:
         super().__init__()
-        mixing = layer.mixing
+        mixing = getattr(layer, "mixing", None)
         if getattr(mixing, "reuses_filters", False):
             raise ValueError(
                 f"layer.mixing is a {type(mixing).__name__}, which reuses filters of earlier stages, but all steps of "

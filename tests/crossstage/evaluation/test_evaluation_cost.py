@@ -4,7 +4,8 @@ from torch.nn import functional as F
 
 from crossstage.evaluation.cost import cost_table, model_cost
 from crossstage.layers.deformable import MultiScaleDeformableAttention
-from crossstage.structures import Detections, ImageBatch, Levels, Memory
+from crossstage.modeling.encoders.tokens import unpadded_memory
+from crossstage.structures import Detections, ImageBatch, Levels
 
 
 def batch(height=16, width=24):
@@ -32,7 +33,7 @@ class Small(nn.Module):
     def forward(self, images):
         features = self.backbone(images.pixels.float())
         height, width = features.shape[-2:]
-        memory = Memory(features.flatten(2).mT, None, Levels.of([(height, width)], features))
+        memory = unpadded_memory(features.flatten(2).mT, Levels.of([(height, width)], features))
         query = memory.tokens[:, :5]
         query = self.attention(query, memory=memory, references=query.new_full((2, 5, 1, 2), 0.5))
         query = F.scaled_dot_product_attention(query, memory.tokens, memory.tokens)

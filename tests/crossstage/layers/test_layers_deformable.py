@@ -1,6 +1,7 @@
 """Deformable attention: its samples are `grid_sample`'s, its start is the paper's, its masks hold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossstage.layers.deformable import MultiScaleDeformableAttention, deformable_sampling, sampling_locations
-from crossstage.structures import Levels, Memory
+from crossstage.modeling.encoders.tokens import unpadded_memory
+from crossstage.structures import Levels
 
 SHAPES = ((7, 5), (4, 3), (1, 2))
 
@@ -105,21 +107,22 @@ def attention_scene(*, embed_dim=16, dtype=torch.float64):
     levels = Levels.of(SHAPES, like=torch.zeros(1, dtype=dtype))
     mask = torch.zeros(2, sum(levels.tokens), dtype=torch.bool)
     mask[1, ::3] = True
-    memory = Memory(torch.randn(2, sum(levels.tokens), embed_dim, dtype=dtype), mask, levels)
+    memory = unpadded_memory(torch.randn(2, sum(levels.tokens), embed_dim, dtype=dtype), levels)
+    memory = replace(memory, mask=mask)
     return attention, memory, torch.randn(2, 5, embed_dim, dtype=dtype), torch.rand(2, 5, 3, 4, dtype=dtype)
 
 
 def test_padded_tokens_read_as_zero():
     attention, memory, query, references = attention_scene()
-    changed = Memory(memory.tokens.masked_fill(memory.mask[..., None], 100.0), memory.mask, memory.levels)
+    changed = replace(memory, tokens=memory.tokens.masked_fill(memory.mask[..., None], 100.0))
     assert attention(query, memory=memory, references=references).equal(
         attention(query, memory=changed, references=references)
     )
-    blank = Memory(memory.tokens, torch.ones_like(memory.mask), memory.levels)
+    blank = replace(memory, mask=torch.ones_like(memory.mask))
     torch.testing.assert_close(
         attention(query, memory=blank, references=references), query + attention.output_proj.bias
     )
-    unmasked = Memory(changed.tokens, None, memory.levels)
+    unmasked = replace(changed, mask=torch.zeros_like(memory.mask))
     assert not attention(query, memory=unmasked, references=references).allclose(
         attention(query, memory=changed, references=references)
     )

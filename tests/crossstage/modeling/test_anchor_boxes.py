@@ -1,5 +1,7 @@
 """Anchor boxes as queries, a dense encoder, a conditional decoder: what DAB-DETR and DN-DETR are made of."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from crossstage.layers.position import box_sine_embedding
 from crossstage.modeling.backbone import TimmBackbone
 from crossstage.modeling.decoders.conditional import ModulatedSinePositions
 from crossstage.modeling.detector import Detector
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.neck import pyramid
 from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.structures import Levels, Memory, Queries, QueryGroup
@@ -44,7 +47,8 @@ def random_detector(node) -> Detector:
 
 def memory_of(tokens: Tensor, mask: Tensor) -> Memory:
     levels = Levels.of([(1, tokens.shape[1])], like=tokens)
-    return Memory(tokens, mask, levels, positions=torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1)))
+    positions = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
+    return replace(unpadded_memory(tokens, levels), mask=mask, positions=positions)
 
 
 @pytest.mark.parametrize("double", [False, True])

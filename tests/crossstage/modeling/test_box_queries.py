@@ -1,8 +1,11 @@
 """Queries that begin as the whole image."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.structures import Levels, Memory
 
@@ -11,7 +14,7 @@ SIZES = torch.tensor([[96.0, 64.0], [30.0, 50.0], [64.0, 64.0]])
 
 @pytest.fixture
 def memory() -> Memory:
-    return Memory(torch.zeros(3, 1, 8), None, Levels.of([(1, 1)], like=SIZES), image_sizes=SIZES)
+    return replace(unpadded_memory(torch.zeros(3, 1, 8), Levels.of([(1, 1)], like=SIZES)), image_sizes=SIZES)
 
 
 def test_every_image_starts_with_the_same_contents_each_normalised_on_its_own(memory):

@@ -11,7 +11,7 @@ from crossstage.errors import InputError
 from crossstage.layers.mlp import FFN, BoxHead, ClassHead
 from crossstage.modeling.backbone import TimmBackbone, freeze_stages
 from crossstage.modeling.decoders.deformable import BoxQueryPositions, DeformableDecoder
-from crossstage.modeling.encoders.tokens import token_places, valid_ratios
+from crossstage.modeling.encoders.tokens import token_places, unpadded_memory, valid_ratios
 from crossstage.modeling.neck import ChannelMapper, nearest_mask
 from crossstage.modeling.transformer import DECODER_ORDER, ENCODER_ORDER, TransformerLayer
 from crossstage.structures import Levels, Memory, Queries, QueryGroup
@@ -152,7 +152,7 @@ def decoder_scene() -> tuple[Queries, Memory]:
     references = torch.rand(2, 5, 4) * 0.8 + 0.1
     queries = Queries(torch.randn(2, 5, 8), references.requires_grad_(), (QueryGroup("matching", 5),))
     levels = Levels.of([(1, 1)], like=references)
-    return queries, Memory(torch.randn(2, 1, 8), None, levels, valid_ratios=torch.ones(2, 1, 2))
+    return queries, unpadded_memory(torch.randn(2, 1, 8), levels)
 
 
 def test_a_new_decoder_predicts_the_boxes_that_it_was_given_at_every_stage():

@@ -1,11 +1,14 @@
 """Query selection: only what is image becomes a query, and always the same number of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.queries.denoising import ContrastiveDenoising
 from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.queries.two_stage import TwoStageQueries, best_tokens, encoder_proposals
@@ -26,7 +29,8 @@ def memory_of(valid: tuple[int, int] = (8, 12), *, shapes=SHAPES, batch: int = 2
     ratios = [torch.stack([(~m[:, 0]).float().mean(-1), (~m[:, :, 0]).float().mean(-1)], -1) for m in masks]
     levels = Levels.of(shapes, like=torch.zeros(1))
     tokens = torch.randn(batch, sum(levels.tokens), channels)
-    return Memory(tokens, torch.cat([m.flatten(1) for m in masks], 1), levels, torch.stack(ratios, 1))
+    mask = torch.cat([m.flatten(1) for m in masks], 1)
+    return replace(unpadded_memory(tokens, levels), mask=mask, valid_ratios=torch.stack(ratios, 1))
 
 
 def selection(count: int, *, channels: int = 16) -> TwoStageQueries:
@@ -97,9 +101,7 @@ def test_the_number_of_queries_is_constant_and_padding_is_none_of_them(count):
     assert made.content.shape == (2, count, 16)
     assert made.references.shape == (2, count, 4)
     assert [group.size for group in made.groups] == [made.proposals.group.size] == [count]
-    changed = Memory(
-        memory.tokens.masked_fill(memory.mask[..., None], 50.0), memory.mask, memory.levels, memory.valid_ratios
-    )
+    changed = replace(memory, tokens=memory.tokens.masked_fill(memory.mask[..., None], 50.0))
     again = queries(changed, count)
     assert again.references.equal(made.references)
     assert again.proposals.outputs.logits.equal(made.proposals.outputs.logits)

@@ -9,6 +9,7 @@ from crossstage.projects.deqdet.modeling.equilibrium import EquilibriumDecoder
 from torch import Tensor, nn
 
 from crossstage.modeling.detector import Detector
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.structures import Levels, Memory, Queries, QueryGroup
 from tests.projects.deqdet.small import detector_of
 from tests.random_scenes import image_batch
@@ -61,7 +62,7 @@ def bias_gradient(step: Contraction, gradient_steps: int, direction: Tensor) -> 
     )
     content = torch.zeros(1, 1, WIDTH, dtype=torch.float64)
     queries = Queries(content, content[..., :4], (QueryGroup("matching", 1),))
-    found = decoder(queries, Memory(content, None, Levels.of([(1, 1)], like=content))).states[-1, 0, 0]
+    found = decoder(queries, unpadded_memory(content, Levels.of([(1, 1)], like=content))).states[-1, 0, 0]
     (gradient,) = torch.autograd.grad(found @ direction, step.bias)
     return gradient, found.detach()
 

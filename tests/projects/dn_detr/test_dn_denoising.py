@@ -4,10 +4,11 @@ import pytest
 import torch
 from crossstage.projects.dn_detr.modeling.denoising import IndicatorDenoising, noised_copies
 
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.modeling.queries.denoising import DenoisingNoise
 from crossstage.modeling.queries.joined import JoinedQueries
-from crossstage.structures import Levels, Memory, PaddedTargets, Target
+from crossstage.structures import Levels, PaddedTargets, Target
 from tests.random_scenes import objects_of
 
 CLASSES = 8
@@ -64,7 +65,7 @@ def test_matching_queries_carry_no_object_and_never_see_copies(counts):
     denoising = IndicatorDenoising(CLASSES, 16, num_groups=3)
     joined = JoinedQueries(source=AnchorQueries(num_queries=5, embed_dim=16), extra=[denoising])
     tokens = torch.zeros(2, 4, 16)
-    memory = Memory(tokens, None, Levels.of([(2, 2)], like=tokens))
+    memory = unpadded_memory(tokens, Levels.of([(2, 2)], like=tokens))
     queries = joined(memory, PaddedTargets.of(objects_of(*counts)))
     copies = 3 * max(counts)
     assert [group.size for group in queries.groups] == [copies, 5]
