@@ -1,6 +1,7 @@
 """Names of the released AdaMixer checkpoints (mmdetection) against ours."""
 
-from crossstage.checkpoints.names import NameTable, mmdet_adaptive_mixing_rules, mmdet_mixer_rules
+from crossstage.checkpoints.mmdet_names import mmdet_adaptive_mixing_rules, mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable
 
 
 def mmdet_adamixer_names() -> NameTable:

@@ -1,11 +1,7 @@
 """Names of the released DEQDet checkpoints (mmdetection) against ours."""
 
-from crossstage.checkpoints.names import (
-    MIXER_STAGES,
-    NameTable,
-    mmdet_adaptive_mixing_rules,
-    mmdet_mixer_rules,
-)
+from crossstage.checkpoints.mmdet_names import MIXER_STAGES, mmdet_adaptive_mixing_rules, mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable
 
 _STEPS = tuple(
     (

@@ -4,7 +4,8 @@ Two things there have no counterpart because nothing reads them: `dynamic_conv.s
 number) and `iou_snyc_statistics`. They are left out, and the log says so.
 """
 
-from crossstage.checkpoints.names import NameTable, mmdet_mixer_rules
+from crossstage.checkpoints.mmdet_names import mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable
 
 _MIXING = {
     "parameter_generator": "filters",

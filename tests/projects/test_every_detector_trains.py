@@ -30,7 +30,9 @@ ZERO_GRADIENTS = [
     (r"^dab_detr.*patterns", r"decoder\.layers\.0\.self_attn\.key_pos_proj\.weight", ANY),
     # the same in DN-DETR, whose queries all have one content if there are no copies of objects
     (r"^dn_detr", r"decoder\.layers\.0\.self_attn\.(query|key)_", NO_OBJECTS),
-    (r"^(adamixer|stage_interactor)", r"layers\.0\.attention\.overlap_scale", ANY),  # the first boxes are all equal
+    # the first boxes are all equal
+    (r"^(adamixer|stage_interactor|ffndet)", r"layers\.0\.attention\.overlap_scale", ANY),
+    (r"^(deqdet|rnndet)", r"initial\.layer\.attention\.overlap_scale", ANY),
 ]
 
 
