@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from crossstage.config import LazyConfig, instantiate
-from crossstage.structures import GroupOutputs, PaddedTargets, Queries, StageOutputs
+from crossstage.structures import GroupOutputs, PaddedTargets, Queries
 from csla import with_csla
 from dca import with_dca
 from tests.random_scenes import image_batch
@@ -102,7 +102,7 @@ def test_a_groups_losses_are_the_same_whatever_the_others_predict(name: str):
         before = detector.criterion(groups, targets).terms
         assert list(before) == [loss for losses in alone for loss in losses]
         for changed, part in enumerate(groups):
-            other = StageOutputs(part.outputs.logits.neg(), part.outputs.boxes * 0.5)
+            other = replace(part.outputs, logits=part.outputs.logits.neg(), boxes=part.outputs.boxes * 0.5)
             others = [*groups[:changed], GroupOutputs(part.group, other), *groups[changed + 1 :]]
             after = detector.criterion(others, targets).terms
             differing = [loss for loss in before if not after[loss].equal(before[loss])]
