@@ -18,7 +18,6 @@ from crossstage.structures import Assignment, Memory, PaddedTargets, Queries, Qu
 from csla import with_csla
 from tests.policy.test_policy_readmes import PRINTED
 from tests.random_scenes import image_batch, tiny_dino, tiny_dino_node
-from tests.tiny_models import models
 
 
 def toy(name: str) -> DictConfig:
@@ -69,11 +68,13 @@ def test_a_decoder_that_declares_nothing_is_a_type_error():
 
 def test_the_points_of_a_sampler_differ_between_stages_without_a_stage_in_the_config():
     """Without `stage=0` in the node, every stage once had the points of the first one."""
-    node = models()["adamixer_toy"].copy()
-    node.decoder.layer.sampler.num_points = [16, 9]
-    node.decoder.layer.mixing.num_points = [16, 9]
-    assert "stage" not in node.decoder.layer.sampler
-    assert [layer.sampler.num_points for layer in instantiate(node.decoder).layers] == [16, 9, 9]
+    decoder = overridden(
+        toy("adamixer_toy"),
+        "model.decoder.layer.sampler.num_points=[16,9]",
+        "model.decoder.layer.mixing.num_points=[16,9]",
+    ).decoder
+    assert "stage" not in decoder.layer.sampler
+    assert [layer.sampler.num_points for layer in instantiate(decoder).layers] == [16, 9, 9, 9]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,22 @@ def test_a_label_rule_may_return_numbers(group: str):
     losses = instantiate(node)(image_batch(3, 1))
     losses.total.backward()
     assert losses.total.isfinite()
+
+
+class OneLabelPerQuery:
+    """A label rule that forgets the axis of classes."""
+
+    def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
+        return replace(assignment, labels=(assignment.matches >= 0).float())
+
+
+def test_labels_without_the_axis_of_classes_are_an_error():
+    """With as many queries as classes the labels [S, B, N] would broadcast with the logits [S, B, N, K]."""
+    node = tiny_dino_node()
+    node.queries.source.num_queries = node.num_classes
+    node.criterion.groups.matching.labels = L(OneLabelPerQuery)()
+    with pytest.raises(ValueError, match=r"OneLabelPerQuery returned labels of shape \(2, 1, 8\); expected .*8, 8\)"):
+        instantiate(node)(image_batch(1))
 
 
 def test_the_overrides_that_the_readmes_print_are_among_those_that_tests_execute():
