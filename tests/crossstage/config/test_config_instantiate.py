@@ -286,7 +286,7 @@ def test_a_missing_argument_is_named():
         ("torch.nn.Linear.nothing.at.all", "torch.nn.Linear has no 'nothing'"),
         ("torch.nn", "must be a class or a function"),
         ("crossstage.errors", "must be a class or a function"),
-        ("my class", "'my class' is no dotted name"),
+        ("my class", "'my class' is not a dotted name"),
         (3, "a: _target_ must be a class or a function, got 3"),
     ],
 )
