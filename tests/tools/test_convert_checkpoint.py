@@ -167,7 +167,7 @@ def write_torn(path: Path, theirs: dict[str, Tensor]) -> None:
 
 BAD_FILES = {
     "code.pkl": (write_code, "refused, it contains subprocess.run"),
-    "truncated.pth": (write_truncated, "truncated, damaged or no weights file"),
+    "truncated.pth": (write_truncated, "truncated, damaged or not a file of weights"),
     "other.pth": (
         write_other,
         "weights of another model: 12 missing (neck.convs.0.conv.weight, ",

@@ -38,7 +38,7 @@ given = dict(text.partition("=")[::2] for text in sys.argv[1:])
 folder = pathlib.Path(given["train.output_dir"])
 assert "--resume" in given and (folder / "run.json").is_file()
 if given.get("model.accident") == "input" and "plain" in str(folder):
-    sys.exit("warming up\\nerror: 17.jpg: truncated; copy it anew")
+    sys.exit("warming up\\nerror: 17.jpg: truncated; copy it again")
 if given.get("model.accident") == "SIGINT" and not (folder / "last_checkpoint").exists():
     def save(number, frame):
         (folder / "last_checkpoint").write_text("model_0000003.pth")
@@ -199,12 +199,12 @@ def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
     assert tool("--rows", "plain", "rule", "model.accident=input") == 1
     out, err = capfd.readouterr()
     assert (
-        "error: plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew"
+        "error: plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it again"
         in err.splitlines()
     )
     assert "[2/2] rule, seed 0: starting" in out
     text = Path("out/toy/report.md").read_text()
-    assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew" in text
+    assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it again" in text
     assert "| rule | 12 | not in our facts | 40.00 | 40.00 | 60.00 |" in text
     # nothing of `plain` would be lost: other settings are no reason to refuse, unlike those of `rule`
     assert tool("--rows", "plain", "--seeds", "2") == 0

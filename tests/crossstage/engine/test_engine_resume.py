@@ -108,11 +108,11 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(run, arguments, capsy
     damaged.write_bytes(damaged.read_bytes()[:5000])
     assert main(arguments("damaged", "--resume")) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
-    assert error.startswith(f"error: {damaged}: truncated, damaged or no weights file")
-    assert "the one before is model_0000001.pth" in error
+    assert error.startswith(f"error: {damaged}: truncated, damaged or not a file of weights")
+    assert "the previous one is model_0000001.pth" in error
     damaged.unlink()
     assert main(arguments("damaged", "--resume")) == 2
-    assert "names model_0000002.pth, which is not there; the one before" in capsys.readouterr().err
+    assert "names model_0000002.pth, which does not exist; the previous one" in capsys.readouterr().err
 
 
 def test_resuming_with_other_classes_or_another_batch_size_is_an_error(run, arguments, toy_root, capsys, tmp_path):
