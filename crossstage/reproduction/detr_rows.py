@@ -1,7 +1,7 @@
 """StageInteractor's tables over the DETR family as data.
 
-AP is on COCO val2017 and stands here only where detrex published it for this very recipe: the paper's own figures for
-CSLA and DCA are not in our facts.
+AP is on COCO val2017. A row has one only if detrex published it for exactly this recipe. The paper's own figures for
+CSLA and DCA are not listed here.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ ZOO = "detrex's model zoo"
 
 
 def _dino(name: str, variant: str, epochs: int, ap: float | None = None, baseline: str = "") -> Row:
-    """DINO R50, 4 scales; `variant`: "", "_csla", "_csla_dca"."""
+    """DINO R50 with 4 scales; `variant` is "", "_csla" or "_csla_dca"."""
     coco = f"dino_r50_4scale_{epochs}ep{variant}"
     return Row(name, coco, f"dino_toy{variant}", ap, ZOO if ap else "", baseline, epochs)
 
 
 def _pair(name: str, coco: str, toy: str, ap: float, source: str = ZOO) -> tuple[Row, Row]:
-    """A detector without and with CSLA; `coco`, `toy`: its configs; the name ends in its epochs."""
+    """A detector without and with CSLA; `coco` and `toy` are its configs, and `name` ends with its epochs."""
     epochs = int(name.rpartition("_")[2].removesuffix("ep"))
     plain = Row(name, coco, toy, ap, source, "", epochs)
     return plain, Row(f"{name}_csla", f"{coco}_csla", f"{toy}_csla", None, "", name, epochs)

@@ -64,7 +64,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(
     stopped = main(arguments("stopped", f"model.accident={name}", f"model.accident_at={step}"))
     assert stopped == status
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message == f"stopped after iteration {step}, which is saved; go on with the same command and --resume"
+    assert message == f"stopped after iteration {step}, which is saved; continue with the same command and --resume"
     assert (tmp_path / "stopped/last_checkpoint").read_text() == f"model_{step:07d}.pth"
     assert_same_end(run("stopped", "--resume"), uninterrupted)
 
@@ -85,7 +85,7 @@ def test_other_periods_of_evaluation_and_log_change_no_weight(run, uninterrupted
 
 def test_nothing_to_resume_starts_anew_and_says_so(run, capsys):
     run("new", "--resume", "train.max_iter=2")
-    assert "new has no checkpoint to resume from, starting anew" in capsys.readouterr().out
+    assert "new has no checkpoint to resume from, starting from the beginning" in capsys.readouterr().out
 
 
 def test_a_second_run_sets_the_first_aside(run, capsys):
