@@ -4,7 +4,7 @@ from crossstage.checkpoints.names import NameTable, mmdet_mixer_rules
 
 
 def mmdet_adamixer_names() -> NameTable:
-    """AdaMixer with a ResNet."""
+    """The table for AdaMixer with a ResNet."""
     theirs, ours = "roi_head.bbox_head.{i}.sampling_n_mixing.", "decoder.layers.{i}."
     return NameTable(
         [
