@@ -5,6 +5,7 @@
 - `position_vector`: AdaMixer's boxes: place, scale and shape
 - `mlp`: linear stacks: heads and feed-forward networks
 - `attention`: dense attention
+- `ops`: the operations that take most of the time
 - `deformable`: multi-scale deformable attention
 - `sampling`: sampling a pyramid in place and scale
 - `deform_conv`: modulated deformable convolution
