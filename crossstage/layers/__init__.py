@@ -5,6 +5,7 @@
 - `position_vector`: AdaMixer's boxes as centre, scale and shape
 - `mlp`: stacks of linear layers: heads and feed-forward networks
 - `attention`: dense attention
+- `ops`: the operations that take most of the time
 - `deformable`: multi-scale deformable attention
 - `sampling`: sampling a feature pyramid at (x, y, scale)
 - `deform_conv`: modulated deformable convolution

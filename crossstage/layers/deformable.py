@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Deformable-DETR, section 4.1) in plain PyTorch.
 
-A query reads the 4 cells around each sampled point directly from the layout [B, M, H, D]. `embedding_bag` gathers,
+A query reads the 4 cells around each sampled point directly from the layout [B, M, H, D]. `weighted_rows` gathers,
 weights and sums them in one pass, so that no feature map is permuted or copied and no sampled value is stored. On
 CPU this was the fastest eager form that we measured, and it takes less memory than one `grid_sample` per level: see
 `python -m benchmarks attention`. Coordinates are computed in the dtype of the reference boxes (float32 under
@@ -11,8 +11,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels, Memory
 
 
@@ -46,13 +46,8 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     rows = row[..., :, None, :] + column[..., None, :, :]  # [B, N, H, 2 (y), 2 (x), L * P]
     bag_weights = (weights.flatten(-2)[..., None, :] * share_y)[..., :, None, :] * share_x[..., None, :, :]
 
-    per_bag = rows[0, 0, 0].numel() if num_queries else 1
-    bags = F.embedding_bag(
-        rows.reshape(-1, per_bag),
-        values.reshape(-1, width),
-        per_sample_weights=bag_weights.reshape(-1, per_bag).to(values.dtype),
-        mode="sum",
-    )
+    rows, bag_weights = (of_corners.flatten(3).flatten(0, 2) for of_corners in (rows, bag_weights))
+    bags = weighted_rows(values.reshape(-1, width), rows, bag_weights.to(values.dtype))
     return bags.view(batch, num_queries, heads * width)
 
 

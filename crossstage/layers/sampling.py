@@ -1,6 +1,6 @@
 """Sampling a feature pyramid at (x, y, scale), as in AdaMixer (CVPR 2022, section 3.2).
 
-As in `deformable.py`, one `embedding_bag` reads the tokens without a copy. Here each point is one bag, which holds
+As in `deformable.py`, one `weighted_rows` reads the tokens without a copy. Here each point is one bag, which holds
 four cells of every level. All per-point values keep the points on the last axis, because this is faster
 (`python -m benchmarks stage_interactor`).
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crossstage.layers.deformable import corner_cells
+from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Memory
 
 
@@ -69,11 +69,10 @@ def sample_pyramid(
     row = row.mul_(memory.levels.sizes[:, :1, None].to(torch.int32) * groups)
     centres = torch.as_tensor(centres, dtype=points.dtype, device=points.device)
     weights = share_y * level_weights(z, centres, temperature=temperature).t()[:, None]
-    bags = F.embedding_bag(
-        _by_point(row[:, :, None] + column[:, None]),
+    bags = weighted_rows(
         memory.tokens.reshape(-1, width),
-        per_sample_weights=_by_point(weights[:, :, None] * share_x[:, None]).to(memory.tokens.dtype),
-        mode="sum",
+        _by_point(row[:, :, None] + column[:, None]),
+        _by_point(weights[:, :, None] * share_x[:, None]).to(memory.tokens.dtype),
     )
     return bags.view(*shape, width)
 
