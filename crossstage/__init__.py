@@ -1,24 +1,24 @@
 """Query-based object detectors (the DETR family): data, parts, training, evaluation, LazyConfig.
 
-- `structures`: what flows between the parts; read it first
+- `structures`: the values that flow between the parts; read it first
 - `config`: nodes that describe calls, loaded from files and overridden on the command line
 - `configs`: the config nodes that all projects share
-- `projects`: the detectors of the papers: configs, and the modeling of one paper alone
+- `projects`: the detectors of the papers: configs, and the parts that only one paper needs
 - `data`: data sets, augmentation, loaders
-- `layers`: tensor building blocks without knowledge of detectors
+- `layers`: tensor building blocks that are independent of detectors
 - `modeling`: the parts of a detector
 - `checkpoints`: weights in files: reading, renaming, writing
 - `engine`: training runs
-- `evaluation`: COCO's metrics and what a model costs
+- `evaluation`: COCO's metrics and the cost of a model
 - `visualize`: pictures of boxes
 - `reproduction`: the papers' tables as runs
 - `interop`: detectron2's data and training loops
 - `cli`: the commands
 - `errors`: mistakes of the user, and numbers that are not finite
-- `files`: writing a file whole or not at all
+- `files`: writes files completely or not at all
 - `processes`: messages between the processes of a run
 - `random_state`: the random generators of a process
-- `torchvision_on_cpu`: torchvision with CUDA operators beside a torch without CUDA
+- `torchvision_on_cpu`: importing torchvision with CUDA operators together with a torch without CUDA
 """
 
 __version__ = "0.1.0"

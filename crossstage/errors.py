@@ -1,21 +1,21 @@
-"""Errors that are the user's to mend: a file, a key or a value, never our own fault."""
+"""Errors that the user can correct: a wrong file, key or value, or training that diverges."""
 
 
 class InputError(Exception):
-    """Something that the user gave is wrong.
+    """A mistake in the user's input.
 
-    The message is one line that names the file, key or value, says what was expected and what to do. The tools print
-    it alone, without a traceback, and exit with status 2; any other exception is ours and keeps its traceback.
-    Subclasses also derive from the built-in that a caller would expect (`KeyError`, `ImportError`, `ValueError`).
+    The message is one line that names the file, key or value, what was expected, and what to do. The commands print
+    only this line, without a traceback, and exit with status 2. Any other exception keeps its traceback. Subclasses
+    also derive from the built-in exception that a caller would expect (`KeyError`, `ImportError`, `ValueError`).
     """
 
-    known_to_first = False  # whether the first process of a run raises it, too, and so tells the user
+    known_to_first = False  # whether the first process of a run raises it too, and can print it
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class NonFiniteError(FloatingPointError, ValueError):
-    """A NaN or an infinity where training cannot go on; the message says where it was met."""
+    """A NaN or an infinity with which training cannot continue; the message says where it is."""
 
     known_to_first = False  # as above

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader sees the old content or the new, never a part."""
+"""Writes files completely or not at all: a reader sees the old or the new content, never a part of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ TEMPORARY = ".*.tmp"  # the pattern of the hidden files that are written first
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Inside, write to the path that this yields; afterwards its content is that of `path`.
+    """Inside, write to the temporary file that this yields; afterwards it replaces `path`.
 
-    The hidden file lies in the folder of `path`. It is flushed to the disk before it takes the place of `path`, and
-    removed if anything goes wrong.
+    The temporary file is hidden and in the folder of `path`. It is flushed to the disk before it replaces `path`, and
+    removed after an error.
 
     Args:
-        path: the file to create or to replace; its folder exists.
+        path: the file to create or to replace; its folder must exist.
+
+    Yields:
+        The temporary file.
 
     Raises:
         OSError: if writing fails; its `filename` is `path`.
@@ -30,26 +33,26 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None:  # it has words alone
+        if error.errno is None:  # it has only a text
             raise
-        # The reader of the message knows the name `path`, not the hidden one. OSError picks the class by the number.
+        # The message must name `path`, not the hidden file. OSError chooses the subclass by the number.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Create or replace `path`. Raises OSError, naming `path`, with nothing changed."""
+    """Create or replace `path`. If this fails, nothing is changed and OSError names `path`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Create or replace `path`, in UTF-8. Raises OSError, naming `path`, with nothing changed."""
+    """Create or replace `path` in UTF-8. If this fails, nothing is changed and OSError names `path`."""
     write_bytes(path, text.encode())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the hidden files that processes killed while writing left in `folder`."""
+    """Remove the hidden files in `folder` that remain if a process is killed while it writes."""
     for leftover in folder.glob(TEMPORARY):
         leftover.unlink(missing_ok=True)

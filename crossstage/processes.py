@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other beside gradients; with one process, nothing."""
+"""Messages between the processes of a run, other than gradients. With one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Processes:
-    """The processes of this run, over a channel of their own on the CPU: no device waits for these messages."""
+    """The processes of this run. They exchange messages over a separate channel on the CPU, so that no GPU waits."""
 
     def __init__(self) -> None:
         self.rank, self.count = 0, 1
@@ -41,7 +41,7 @@ class Processes:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, by rank, for everybody."""
+        """Return the values of all processes, by rank, on every process."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -49,7 +49,7 @@ class Processes:
         return values
 
     def from_first(self, value: Any) -> Any:
-        """The first process's value, for everybody."""
+        """Return the value of the first process on every process."""
         if self.count == 1:
             return value
         values = [value]
@@ -57,15 +57,15 @@ class Processes:
         return values[0]
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by the first process's, in place: buffers (running means) that each updated by itself."""
+        """Overwrite tensors in place by those of the first process, such as running means, which differ."""
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
     def agree(self, error: InputError | NonFiniteError | None, *flags: int) -> list[int]:
-        """Raise the error of any process on every process; else return the largest of each flag.
+        """Raise the error of any process on every process; without an error, return the largest value of each flag.
 
-        An InputError or NonFiniteError of one process would otherwise leave the others waiting for it.
+        Otherwise, after an InputError or NonFiniteError of one process, the others would wait for it.
         """
         failed, *largest = self.largest(int(error is not None), *flags)
         if not failed:
@@ -73,11 +73,11 @@ class Processes:
         found = [entry for entry in self.gather(_described(error)) if entry is not None]
         kind, message = found[0]
         error = error or (NonFiniteError if kind == "NonFiniteError" else InputError)(message)
-        error.known_to_first = True  # who prints it: see run.main
+        error.known_to_first = True  # decides which process prints it, see engine/run.py
         raise error
 
     def together(self, build: Callable[[], Result]) -> Result:
-        """Run `build` on every process; what it raises on one, InputError or NonFiniteError, is raised on all."""
+        """Run `build` on every process. An InputError or NonFiniteError of one process is raised on all."""
         error: InputError | NonFiniteError | None = None
         try:
             result = build()
@@ -87,14 +87,18 @@ class Processes:
         return result
 
     def on_first(self, work: Callable[[], Result]) -> Result:
-        """Run `work` on the first process alone while the others wait; return its result to all."""
+        """Run `work` only on the first process, while the others wait; return its result on every process."""
         return self.from_first(self.together(work if self.is_first else _nothing))
 
 
 def end_started_processes(fabric: Fabric, *, patience: float) -> None:
-    """Wait up to `patience` seconds for the processes that Lightning started beside this one, then kill them.
+    """Wait for the processes that Lightning started in addition to this one, then kill those that still run.
 
-    Left alone by a process that failed, they would wait for it in a collective operation, on GPUs for half an hour.
+    After a failure of this process they would wait for it in a collective operation, on GPUs for half an hour.
+
+    Args:
+        fabric: the Fabric that started them.
+        patience: seconds to wait.
     """
     deadline = time.monotonic() + patience
     for process in getattr(fabric.strategy.launcher, "procs", []):
@@ -105,7 +109,7 @@ def end_started_processes(fabric: Fabric, *, patience: float) -> None:
 
 
 def _nothing() -> None:
-    """What the others do meanwhile."""
+    """The work of the other processes in `on_first`."""
 
 
 def _described(error: Exception | None) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""The global random generators of a process: captured for a checkpoint, restored, or kept untouched."""
+"""The global random generators of a process: seeding, and saving and restoring their states."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 def seed_all(seed: int) -> None:
     """Seed torch (all devices), numpy and Python."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - what a model or transform of the user's may draw from
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a user's model or transform may use this generator
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The states of Python's, numpy's, torch's CPU and current CUDA generator, as tensors and plain values."""
+    """The states of the generators of Python, numpy, torch (CPU and current CUDA device), as tensors and numbers."""
     version, words, python_gauss = random.getstate()
     numbers = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
@@ -37,7 +37,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned; the CUDA part only where CUDA is in use."""
+    """Restore what `random_state` returned; the CUDA part only if CUDA is in use."""
     python, numbers = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numbers["keys"].numpy().astype(np.uint32)
@@ -49,7 +49,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace outside."""
+    """Inside, random numbers may be drawn; afterwards the states of all generators are restored."""
     state = random_state()
     try:
         yield

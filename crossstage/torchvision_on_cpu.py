@@ -1,9 +1,9 @@
-"""Lets torchvision be imported beside a torch that has no CUDA.
+"""Makes `import torchvision` work together with a torch that has no CUDA.
 
-PyPI's torchvision wheels are linked against CUDA. Beside a CPU-only torch their compiled operators cannot be
-loaded, and `import torchvision` then fails while it describes `nms`, although everything that this library
-uses of it (transforms v2, tv_tensors) is Python. Declaring the two operators' signatures, without a kernel, is
-all that the import needs; calling one still raises. Where the binaries do load, nothing is declared.
+PyPI's torchvision wheels are linked against CUDA. With a CPU-only torch their compiled operators cannot be loaded, and
+`import torchvision` then fails while it describes `nms`, although this library only uses parts of torchvision that are
+written in Python (transforms v2, tv_tensors). For the import it is enough to declare the signatures of the two
+operators without a kernel; a call of them still raises an error. If the binaries can be loaded, nothing is declared.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # a Library's declarations live as long as the object
+_declared: list[torch.library.Library] = []  # the declarations of a Library exist only as long as the object
 
 
 def declare_missing_operators() -> None:

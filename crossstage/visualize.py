@@ -1,7 +1,7 @@
-"""Pictures of boxes: detections, annotations, both side by side, and many of them on one sheet.
+"""Pictures of boxes: detections, annotations, two pictures next to each other, and many pictures on one sheet.
 
-All functions take and return `PIL.Image` in RGB and leave their inputs as they are. Line widths and letters follow
-from the size of the picture; small images are enlarged first, so that one can read what is written on them.
+All functions take and return `PIL.Image` in RGB and do not change their inputs. The widths of lines and the sizes of
+letters depend on the size of the picture. Small images are enlarged first, so that the text on them is readable.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from crossstage.structures import Detections, Target
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
-LEAST_SIDE = 512  # pixels; a longest side below this is enlarged, by a whole number
-GOLDEN_ANGLE = 0.381966  # of the colour circle: neighbouring classes are far apart, whatever their number
-SHADES = ((0.85, 1.0), (0.50, 1.0), (1.0, 0.78))  # (saturation, value), in turns: similar hues differ in these
-MIDDLE_LUMINANCE = 0.18  # black and white letters have equal contrast on it
+LEAST_SIDE = 512  # pixels; small images are enlarged by a whole number to at least this longest side
+GOLDEN_ANGLE = 0.381966  # share of the colour circle between neighbouring classes, which are far apart for any number
+SHADES = ((0.85, 1.0), (0.50, 1.0), (1.0, 0.78))  # (saturation, value) in rotation, so that similar hues differ
+MIDDLE_LUMINANCE = 0.18  # on this luminance, black and white letters have the same contrast
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (235, 235, 235)
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle to draw, in pixels of the image: its corners (x0, y0, x1, y1), class index and text."""
+    """A rectangle to draw: its corners (x0, y0, x1, y1) in pixels of the image, its class index and its text."""
 
     corners: Rectangle
     label: int
@@ -35,23 +35,30 @@ class Box:
 
 
 def class_colour(label: int) -> Colour:
-    """The colour of a class, always the same; neighbouring classes differ strongly."""
+    """The colour of a class; it is always the same, and neighbouring classes differ strongly."""
     saturation, value = SHADES[label % len(SHADES)]
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN_ANGLE % 1, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def class_name(label: int, class_names: Sequence[str]) -> str:
-    """The name of a class, or its number where there is none."""
+    """The name of a class, or its number if it has no name."""
     return class_names[label] if 0 <= label < len(class_names) else str(label)
 
 
 def draw_detections(
     image: Image.Image, detections: Detections, class_names: Sequence[str], *, threshold: float = 0.3
 ) -> Image.Image:
-    """Boxes, class names and scores (percent) of the detections that reach `threshold`, the best one on top.
+    """Draw the boxes, class names and scores (in percent) of detections, the best one on top.
 
-    detections: absolute xyxy of `image`.
+    Args:
+        image: the image.
+        detections: in pixels of `image`.
+        class_names: by class index.
+        threshold: lowest score that is drawn.
+
+    Returns:
+        A new picture.
     """
     found = detections.to("cpu")
     rows = zip(found.scores.tolist(), found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
@@ -63,7 +70,16 @@ def draw_detections(
 
 
 def draw_targets(image: Image.Image, target: Target, class_names: Sequence[str]) -> Image.Image:
-    """Boxes and class names of the annotations; target: normalised cxcywh of `image`. Large boxes lie below."""
+    """Draw the boxes and class names of annotations, small boxes on top.
+
+    Args:
+        image: the image.
+        target: the objects of the image.
+        class_names: by class index.
+
+    Returns:
+        A new picture.
+    """
     boxes = []
     for label, (cx, cy, w, h) in zip(target.labels.tolist(), target.boxes.tolist(), strict=True):
         corners = (cx - w / 2) * image.width, (cy - h / 2) * image.height
@@ -73,7 +89,7 @@ def draw_targets(image: Image.Image, target: Target, class_names: Sequence[str])
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """Draw rectangles, later ones on top, then their texts, which avoid each other and stay inside of the picture."""
+    """Draw rectangles, later ones on top, then their texts, which overlap little and stay inside the picture."""
     picture, scale = _enlarged(image)
     draw = ImageDraw.Draw(picture)
     line = max(3, round(max(picture.size) / 250))
@@ -90,7 +106,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
 
 
 def with_caption(image: Image.Image, caption: str) -> Image.Image:
-    """`image` below a line of text, which is shortened if it is too long."""
+    """A new picture: a line of text, shortened if it is too long, and the image below it."""
     height = max(18, round(max(image.size) / 24))
     font = _font(round(height * 0.7))
     while len(caption) > 1 and font.getlength(caption) > image.width - 8:
@@ -102,7 +118,7 @@ def with_caption(image: Image.Image, caption: str) -> Image.Image:
 
 
 def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 6) -> Image.Image:
-    """Two pictures next to each other, tops aligned: the truth and what was detected."""
+    """A new picture: two pictures next to each other, with aligned tops and `gap` pixels between them."""
     size = (left.width + gap + right.width, max(left.height, right.height))
     picture = Image.new("RGB", size, WHITE)
     picture.paste(left, (0, 0))
@@ -113,9 +129,19 @@ def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 6) -> Imag
 def contact_sheet(
     images: Sequence[Image.Image], *, columns: int | None = None, cell: int | None = None, gap: int = 10
 ) -> Image.Image:
-    """Pictures in a grid, row by row. cell: longest side of a picture in pixels; None = as large as fits a wide screen.
+    """Pictures in a grid, row by row.
 
-    columns: None = about as wide as high. Raises ValueError without any picture.
+    Args:
+        images: the pictures.
+        columns: number of columns; None makes the sheet a little wider than high.
+        cell: longest side of a picture in pixels; None makes the sheet about 2400 pixels wide.
+        gap: pixels between pictures.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: if there is no picture.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one picture")
@@ -157,7 +183,7 @@ def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 def _fitted(image: Image.Image, longest: int) -> Image.Image:
-    """Shrunk so that no side exceeds `longest`; never enlarged."""
+    """The image, shrunk if a side exceeds `longest`; it is never enlarged."""
     scale = min(1.0, longest / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB") if scale == 1 else image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -170,7 +196,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _clipped(corners: Sequence[float], size: tuple[int, int]) -> Rectangle:
-    """Whole pixels inside of the picture, ordered, at least one pixel."""
+    """The corners rounded to whole pixels inside the picture, in ascending order."""
     x0, x1 = (min(max(round(value), 0), size[0] - 1) for value in sorted((corners[0], corners[2])))
     y0, y1 = (min(max(round(value), 0), size[1] - 1) for value in sorted((corners[1], corners[3])))
     return x0, y0, x1, y1
@@ -195,9 +221,9 @@ def _tag_size(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> 
 def _place(
     tag: tuple[float, float], corners: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where a tag goes: at a corner of its box, where it covers the least of those that are there already.
+    """The place of a tag: the corner of its box where it covers the least of the tags before it.
 
-    In order of preference: above the box, inside at the top, below, inside at the bottom; left, then right.
+    In order of preference: above the box, inside at the top, below, inside at the bottom; left before right.
     """
     width, height = tag
     x0, y0, x1, y1 = corners
@@ -213,7 +239,7 @@ def _place(
 
 
 def _moved_inside(place: Rectangle, size: tuple[int, int]) -> Rectangle:
-    """Shifted into the picture; what is larger than the picture begins at its left or top."""
+    """The rectangle, shifted into the picture. If it is too large, it begins at the left or top of the picture."""
     x0, y0, x1, y1 = place
     left = max(0, min(x0, size[0] - (x1 - x0)))
     top = max(0, min(y0, size[1] - (y1 - y0)))
@@ -233,13 +259,13 @@ def _write(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     colour: Colour,
 ) -> None:
-    """Text on a ground of the class's colour: black or white, whichever reads better."""
+    """Write text on the colour of the class, in black or white, whichever has the higher contrast."""
     draw.rectangle(tag, fill=colour, outline=BLACK, width=1)
     ink = BLACK if _luminance(colour) > MIDDLE_LUMINANCE else WHITE
     draw.text((tag[0] + 3, (tag[1] + tag[3]) / 2), text, fill=ink, font=font, anchor="lm")
 
 
 def _luminance(colour: Colour) -> float:
-    """Relative luminance as WCAG 2 defines it, 0 to 1; the gamma curve without its linear foot."""
+    """Relative luminance as WCAG 2 defines it, 0 to 1, but with a gamma curve that has no linear part near 0."""
     red, green, blue = ((channel / 255) ** 2.2 for channel in colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,4 +1,4 @@
-"""`with_csla`: an existing detector config with cross-stage labels."""
+"""`with_csla`: adds cross-stage labels to an existing detector config."""
 
 import copy
 from collections.abc import Sequence
@@ -12,19 +12,24 @@ from csla.rule import CrossStageBoxMatches, CrossStageLabels
 def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation: bool = False, **options: Any) -> Any:
     """Return a copy of a model node whose query groups take class labels across stages.
 
-    `criterion.groups.<group>.labels` of each group is replaced, and nothing else. A second call replaces the first.
+    Only `criterion.groups.<group>.labels` of each group is replaced. A second call replaces the result of the first.
 
     Args:
         model: a LazyConfig node with a `criterion`.
-        groups: names of query groups, of those in `criterion.groups`.
-        localisation: gather box targets from later stages too (Table 12); adds a rule to the groups' `adjustments`.
-        **options: of `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own, plain_last_stages).
+        groups: names of query groups in `criterion.groups`.
+        localisation: whether box targets are gathered from later stages too (Table 12); adds a rule to the
+            `adjustments` of the groups.
+        **options: options of `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own,
+            plain_last_stages).
+
+    Returns:
+        The changed copy.
 
     Raises:
         ValueError: for a model without a criterion, an unknown group, or an option with an impossible value.
         TypeError: for an unknown option.
     """
-    CrossStageLabels(**options)  # an unknown or impossible option should fail here, at the line that gives it
+    CrossStageLabels(**options)  # an unknown or impossible option must fail here, not later when the model is built
     if "criterion" not in model or "groups" not in model.criterion:
         raise ValueError("with_csla needs a model node that has `criterion.groups`, such as that of projects/dino")
     model = copy.deepcopy(model)

@@ -1,12 +1,12 @@
-"""Cross-stage labels on detrex's own detectors: one line in a detrex config.
+"""Cross-stage labels for detrex's own detectors, with one line in a detrex config.
 
-detrex's criteria match a stage, compute its losses, and go on to the next one, each subclass in a `forward` of its
-own. `CrossStageCriterion` owns such a criterion and lets that `forward` run, but answers two of its calls itself: the
-matcher, because labels of a stage need the matches of the others, and the class loss of the groups under the rule.
-All else (box losses, a subclass's extra losses, normalisers, names, weights) is the wrapped criterion's own.
-`csla.detrex_stages` converts what goes in and out.
+A criterion of detrex matches one stage, computes its losses and continues with the next stage; each subclass has its
+own `forward`. `CrossStageCriterion` wraps such a criterion and runs its `forward`, but replaces two of its methods:
+the matcher, because the labels of a stage depend on the matches of other stages, and the class loss of the groups that
+the rule applies to. Everything else (box losses, extra losses of a subclass, normalisers, names, weights) is computed
+by the wrapped criterion. `csla.detrex_stages` converts between detrex's dicts and our tensors.
 
-Neither detrex nor detectron2 is imported before a model is built.
+detrex and detectron2 are imported only when a model is built.
 """
 
 import copy
@@ -50,21 +50,31 @@ _BUILDER = "csla.detrex.cross_stage_criterion"
 def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation: bool = False, **options: Any) -> Any:
     """Return a copy of a detrex model node whose criterion takes class labels across stages.
 
-    model: a LazyConfig node with a `criterion` derived from detrex's SetCriterion.  groups: of
-    `csla.detrex_stages.GROUPS`.  localisation: gather box targets from later stages too (Table 12).  options: of
-    `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own, plain_last_stages).
-    The criterion keeps its keys where they are; it gets `criterion_class`, `csla`, `csla_boxes` and `groups`,
-    and a `class_loss` may be added, see `CrossStageCriterion`.
-    Raises ValueError for a model without a criterion or an unknown group and TypeError for an unknown option.
+    The node of the criterion keeps its keys and gets `criterion_class`, `csla`, `csla_boxes` and `groups`. You may
+    also add a `class_loss`, see `CrossStageCriterion`.
+
+    Args:
+        model: a LazyConfig node with a `criterion` whose class derives from detrex's SetCriterion.
+        groups: names of query groups in `csla.detrex_stages.GROUPS`.
+        localisation: whether box targets are gathered from later stages too (Table 12).
+        **options: options of `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own,
+            plain_last_stages).
+
+    Returns:
+        The changed copy.
+
+    Raises:
+        ValueError: for a model without a criterion, or an unknown group.
+        TypeError: for an unknown option.
     """
-    CrossStageLabels(**options)  # an unknown or impossible option should fail here, beside the line that gives it
+    CrossStageLabels(**options)  # a wrong option must fail in the config file, not when the model is built
     if unknown := sorted(set(groups) - set(GROUPS)):
         raise ValueError(f"groups={unknown}: expected some of {', '.join(GROUPS)}.{suggestion(unknown[0], GROUPS)}")
     if not isinstance(model, Mapping) or "_target_" not in (model.get("criterion") or {}):
         raise ValueError("with_csla needs a detrex model node that has a `criterion`, such as projects/dino's")
     model = copy.deepcopy(model)
     node = model.criterion
-    if node["_target_"] != _BUILDER:  # of an earlier with_csla: the last one decides
+    if node["_target_"] != _BUILDER:  # otherwise with_csla was called before, and this call replaces its options
         node.criterion_class = dotted_name(node["_target_"]) or node["_target_"]
         node["_target_"] = _BUILDER
     node.csla = L(CrossStageLabels)(**options)
@@ -83,9 +93,13 @@ def cross_stage_criterion(
     class_loss: ClassLoss | None = None,
     **arguments: Any,
 ) -> "CrossStageCriterion":
-    """What a node of `with_csla` builds: `criterion_class(**arguments)` in a `CrossStageCriterion`.
+    """Build `criterion_class(**arguments)` inside a `CrossStageCriterion`; the target of the node of `with_csla`.
 
-    criterion_class: a class or its dotted name. Raises ImportError without detrex, naming what to install.
+    `criterion_class` is a class or its dotted name, and `**arguments` are its arguments. The other arguments are those
+    of `CrossStageCriterion`: `csla` its `labels`, `csla_boxes` its `box_matches`.
+
+    Raises:
+        ImportError: if detrex is missing; says what to install.
     """
     require_detrex()
     build = locate(criterion_class) if isinstance(criterion_class, str) else criterion_class
@@ -95,7 +109,7 @@ def cross_stage_criterion(
 
 
 def require_detrex() -> type[DetrexCriterion]:
-    """detrex's SetCriterion. Raises ImportError that says what to install if there is none, or one of long ago."""
+    """Return detrex's SetCriterion. If it is missing or too old, raise an ImportError that says what to install."""
     try:
         from detrex.modeling.criterion import SetCriterion
     except ImportError as error:
@@ -106,14 +120,20 @@ def require_detrex() -> type[DetrexCriterion]:
 
 
 class CrossStageCriterion(nn.Module):
-    """A detrex criterion with cross-stage class labels; called as the wrapped one is, with the same result.
+    """A detrex criterion with cross-stage class labels. Arguments and results are those of the wrapped criterion.
 
-    criterion: a SetCriterion or a subclass, with the focal class loss.  labels: the rule.  groups: the groups
-    of queries under it, see `csla.detrex_stages.GROUPS`; the others keep their own match and the wrapped class loss.
-    box_matches: regroups the box targets of these groups, or None.  class_loss: (logits [S, B, N, K], labels bool
-    [S, B, N, K], normalizer=) -> [S] in place of the focal loss with the wrapped criterion's alpha and gamma, such as
-    `crossstage.modeling.supervision.losses.FocalClassLoss`.
-    Raises TypeError for another criterion, or for one whose class loss cannot be told multi-hot labels.
+    Args:
+        criterion: a SetCriterion or a subclass, with the focal class loss.
+        labels: the label rule.
+        groups: names of the query groups that the rule applies to, see `csla.detrex_stages.GROUPS`. Other groups keep
+            their own match and the wrapped class loss.
+        box_matches: the rule for the box targets of these groups, or None.
+        class_loss: called as (logits [S, B, N, K], labels bool [S, B, N, K], normalizer=) -> losses [S], such as
+            `crossstage.modeling.supervision.losses.FocalClassLoss`. None means the focal loss with the wrapped
+            criterion's alpha and gamma.
+
+    Raises:
+        TypeError: for another kind of criterion, or one whose class loss does not accept multi-hot labels.
     """
 
     def __init__(
@@ -132,10 +152,19 @@ class CrossStageCriterion(nn.Module):
         self.box_matches, self.class_loss = box_matches, class_loss
 
     def forward(self, outputs: Outputs, targets: list[dict[str, Tensor]], *arguments: Any, **keywords: Any) -> Any:
-        """detrex's outputs (`pred_logits` [B, N, K], `pred_boxes` [B, N, 4], `aux_outputs`, ...) and targets (`labels`
-        [T], `boxes` [T, 4] an image) -> whatever the wrapped criterion returns: its losses, by its names.
+        """Compute the losses of the wrapped criterion with cross-stage class labels. Each stage is matched once.
 
-        Each stage is matched once. Raises RuntimeError if the wrapped criterion went past the class loss of a stage.
+        Args:
+            outputs: detrex's outputs: `pred_logits` [B, N, K], `pred_boxes` [B, N, 4], `aux_outputs`, ...
+            targets: one dict per image with `labels` [T] and `boxes` [T, 4].
+            *arguments: further arguments of the wrapped criterion.
+            **keywords: further arguments of the wrapped criterion.
+
+        Returns:
+            The result of the wrapped criterion: its losses by its names.
+
+        Raises:
+            RuntimeError: if the wrapped criterion did not call the class loss for every stage.
         """
         found = stage_groups(outputs, *arguments, *keywords.values())
         ruled = [group for group in found if group.name in self.groups]
@@ -151,7 +180,7 @@ class CrossStageCriterion(nn.Module):
     def class_losses(
         self, outputs: StageOutputs, targets: PaddedTargets, matches: Tensor, *, num_boxes: float
     ) -> Tensor:
-        """The class losses of a group, [S]. matches: int64 [S, B, N]."""
+        """The class losses of a group, [S]; `matches` is int64 [S, B, N]."""
         labels = self.labels(outputs, targets, _assignment(matches)).labels
         assert labels is not None  # the rule has set them
         if self.class_loss is not None:
@@ -160,7 +189,7 @@ class CrossStageCriterion(nn.Module):
         return sigmoid_focal_loss(outputs.logits, labels, alpha=alpha, gamma=gamma) / num_boxes
 
     def __getattr__(self, name: str) -> Any:
-        """What the adapter has not (`weight_dict`, `num_classes`, ...) is the wrapped criterion's."""
+        """Attributes that the adapter lacks (`weight_dict`, `num_classes`, ...) are those of the wrapped criterion."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -170,7 +199,7 @@ class CrossStageCriterion(nn.Module):
 
 
 def _assignment(matches: Tensor) -> Assignment:
-    """What a label rule is given: int64 [S, B, N] matches."""
+    """The argument of a label rule, from matches int64 [S, B, N]."""
     return Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
 
 
@@ -182,18 +211,18 @@ def _check(criterion: DetrexCriterion, class_loss: ClassLoss | None) -> None:
         return
     if criterion.loss_class_type != "focal_loss":
         raise TypeError(
-            f"{name}.loss_class_type={criterion.loss_class_type!r}: cross-stage labels are multi-hot, which "
-            "only the sigmoid focal loss can take; expected 'focal_loss'"
+            f"{name}.loss_class_type={criterion.loss_class_type!r}: cross-stage labels are multi-hot, and "
+            "only the sigmoid focal loss accepts these; expected 'focal_loss'"
         )
     if type(criterion).loss_labels is not base.loss_labels:
         raise TypeError(
-            f"{name} has a class loss of its own (loss_labels), which takes no multi-hot labels; give "
+            f"{name} has its own class loss (loss_labels), which does not accept multi-hot labels; give "
             "criterion.class_loss=L(...)(...), called as (logits, labels, normalizer=) -> losses of the stages"
         )
 
 
 class _Step:
-    """One call of the criterion: the matches of all its stages, and the class losses of the groups under the rule."""
+    """One call of the criterion: the matches of all stages, and the class losses of the groups with the rule."""
 
     def __init__(self, adapter: CrossStageCriterion, groups: list[StageGroup], targets: Any) -> None:
         self.adapter, self.targets = adapter, targets
@@ -213,7 +242,7 @@ class _Step:
         self.asked: set[int] = set()
 
     def matcher(self, outputs: Outputs, targets: Any) -> Indices:
-        """The matches of a stage: known, unless the criterion asks for other outputs or other targets."""
+        """The matches of a stage. They are computed already, unless the criterion matches other outputs or targets."""
         known = targets is self.targets and stage_key(outputs) in self.indices
         return self.indices[stage_key(outputs)] if known else self.own_matcher(outputs, targets)
 
@@ -235,7 +264,7 @@ class _Step:
     def loss_boxes(
         self, outputs: Outputs, targets: Any, indices: Indices, num_boxes: float, **keywords: Any
     ) -> dict[str, Tensor]:
-        """The wrapped criterion's box losses of a stage, for box targets gathered over the stages."""
+        """The wrapped criterion's box losses of a stage, with box targets that are gathered over the stages."""
         if self.box_matches is not None and stage_key(outputs) in self.places:
             group, index = self.places[stage_key(outputs)]
             if group.name not in self.box_indices:
@@ -250,25 +279,25 @@ class _Step:
     ) -> tuple[StageOutputs, PaddedTargets, Tensor]:
         """Outputs, targets and matches int64 [S, B, N] of all stages of a group."""
         if group.name not in self.tensors:
-            # denoising queries know their object, the same at all stages; proposals have one stage
+            # Denoising queries have the same known object at all stages; proposals have only one stage.
             found = [self.indices.get(key, indices) for key in group.stage_keys()]
             outputs = group.outputs()
             self.tensors[group.name] = outputs, as_targets(targets), as_matches(found, outputs.boxes)
         return self.tensors[group.name]
 
     def check_that_all_was_asked_for(self) -> None:
-        """A criterion that computes its class loss by another way would silently go without cross-stage labels."""
+        """Raise RuntimeError for a criterion that computes its class loss in another way, without our labels."""
         criterion = self.adapter.criterion
         if "class" in criterion.losses and self.asked != set(self.places):
             raise RuntimeError(
-                f"{type(criterion).__name__} asked for the class loss of {len(self.asked)} of {len(self.places)} "
-                f"stages of {', '.join(self.adapter.groups)}; csla.detrex reaches what calls self.loss_labels"
+                f"{type(criterion).__name__} called the class loss for {len(self.asked)} of {len(self.places)} "
+                f"stages of {', '.join(self.adapter.groups)}; csla.detrex needs a criterion that calls self.loss_labels"
             )
 
 
 @contextmanager
 def _shadowed(module: object, **attributes: Any) -> Iterator[None]:
-    """Inside, the module has these attributes in front of its own; nothing is registered, all is as before after."""
+    """Inside, these attributes hide those of the module; nothing is registered, and afterwards all is restored."""
     own = vars(module)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)

@@ -1,7 +1,7 @@
-"""`python -m csla.detrex --check`: does cross-stage label assignment work in the detrex of this environment?
+"""`python -m csla.detrex --check`: tests whether cross-stage label assignment works with the installed detrex.
 
-A tiny Deformable-DETR is built from detrex's own config and takes a step on the CPU with objects where it predicts
-some, so that its stages match them with different queries.
+It builds a tiny Deformable-DETR from detrex's own config and computes one step on the CPU. The objects are placed at
+predicted boxes, so that the stages match them with different queries.
 """
 
 import argparse
@@ -33,7 +33,7 @@ STAGE_ALONE: Window = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 
 
 class RecordedLabels:
-    """A label rule that keeps what it was given and what it returned, call by call."""
+    """A label rule that stores the arguments and the result of each call."""
 
     def __init__(self, rule: CrossStageLabels) -> None:
         self.rule = rule
@@ -48,9 +48,18 @@ class RecordedLabels:
 
 
 def tiny_model(detector: str = DETECTOR, *, num_layers: int = 3, num_queries: int = 20) -> Any:
-    """detrex's own ResNet config node of a detector, on the CPU and so small that a step takes a tenth of a second.
+    """detrex's own ResNet model node of a detector, made so small that a step on the CPU takes 0.1 seconds.
 
-    Raises ImportError, in words, where the checkout with detrex's projects is not found.
+    Args:
+        detector: name of a folder in detrex's projects.
+        num_layers: number of decoder layers.
+        num_queries: number of queries.
+
+    Returns:
+        The node.
+
+    Raises:
+        ImportError: if the checkout with detrex's projects is not found.
     """
     import detrex
     from detectron2.config import LazyConfig
@@ -58,16 +67,16 @@ def tiny_model(detector: str = DETECTOR, *, num_layers: int = 3, num_queries: in
     root = Path(detrex.__file__).resolve().parents[1]
     file = root / f"projects/{detector}/configs/models/{detector}_r50.py"
     if not file.is_file():
-        raise ImportError(f"{file}: not there; the check needs detrex's checkout (pip install -e), not a wheel alone")
+        raise ImportError(f"{file}: does not exist; the check needs detrex's checkout (pip install -e), not a wheel")
     if str(root) not in sys.path:
         sys.path.append(str(root))
     return shrink(LazyConfig.load(str(file)).model, num_layers=num_layers, num_queries=num_queries)
 
 
 def shrink(model: Any, *, num_layers: int, num_queries: int) -> Any:
-    """Change a detrex ResNet model node in place, and return it; one for all of detrex's DETRs.
+    """Make a detrex ResNet model node small, in place, and return it; works for all of detrex's DETRs.
 
-    The 256 channels stay: detrex's position embedding of queries has them written in.
+    The 256 channels stay, because they are hard-coded in detrex's position embedding of queries.
     """
     from detectron2.layers import ShapeSpec
 
@@ -97,7 +106,7 @@ def shrink(model: Any, *, num_layers: int, num_queries: int) -> Any:
 
 
 def build(node: Any, *, labels: RecordedLabels | None = None) -> nn.Module:
-    """A model, the same at each call, whose stages predict different boxes. labels: in the place of its rule."""
+    """Build a model with fixed weights whose stages predict different boxes; `labels` replaces its label rule."""
     from detectron2.config import instantiate
 
     torch.manual_seed(0)
@@ -111,7 +120,7 @@ def build(node: Any, *, labels: RecordedLabels | None = None) -> nn.Module:
 
 
 def example(boxes: Tensor | None = None, labels: Tensor | None = None) -> list[dict[str, Any]]:
-    """A batch of one image, as detrex's mapper makes it. boxes: [T, 4] normalised cxcywh; labels: int64 [T]."""
+    """A batch of one image in detrex's format, with boxes [T, 4] (normalised cxcywh) and labels int64 [T]."""
     from detectron2.structures import Boxes, Instances
 
     boxes = torch.zeros(0, 4) if boxes is None else boxes
@@ -124,7 +133,7 @@ def example(boxes: Tensor | None = None, labels: Tensor | None = None) -> list[d
 
 
 def table(own: Tensor, crossed: Tensor) -> str:
-    """Rows of queries that have a label: their classes by stage, without and with CSLA. bool [S, B, N, K] each."""
+    """One row per query that has a label: its classes by stage, without and with CSLA (bool [S, B, N, K] each)."""
     stages = len(own)
     width = max(11, 4 * stages)
     lines = [f"query  {'own match':<{width}}  with CSLA", f"stage  {_cells(range(stages)):<{width}}  "]
@@ -145,7 +154,7 @@ def _classes(labels: Tensor) -> list[str]:
 
 
 def check() -> str:
-    """Build, step and compare; returns the report."""
+    """Build the models, compute a step, compare the losses, and return the report."""
     node = tiny_model()
     recorded = RecordedLabels(CrossStageLabels())
     model = build(with_csla(node), labels=recorded)
@@ -163,19 +172,19 @@ def check() -> str:
     difference = max(abs(plain[name] - alone[name]).item() / max(1, plain[name].item()) for name in plain)
     if list(plain) != list(alone) or not difference < 1e-6:
         raise RuntimeError(
-            f"the stage alone at threshold 0 must be detrex's own criterion; losses differ: {difference}"
+            f"with only the own stage and threshold 0, losses must equal those of detrex; difference: {difference}"
         )
     return (
         f"{type(model).__name__} of detrex, {len(own)} stages, {own.shape[2]} queries, {len(boxes)} objects\n"
         f"labels bool {list(own.shape)}: {int(own.sum())} positives without CSLA, {int(crossed.sum())} with it\n\n"
         f"{table(own, crossed)}\n\n"
-        f"the stage alone at threshold 0: {len(plain)} losses, largest difference from detrex's own {difference:.1e}\n"
+        f"only the own stage, threshold 0: {len(plain)} losses, largest difference from detrex's own {difference:.1e}\n"
         "csla.detrex works here"
     )
 
 
 def time_ratio(*, queries: int = 900, classes: int = 80, objects: int = 20, rounds: int = 9) -> str:
-    """One line: the adapter's time over that of detrex's plain criterion, forward and backward, median of rounds."""
+    """One line: the time of the adapter divided by that of detrex's criterion, forward and backward, medians."""
     from detectron2.config import instantiate
 
     generator = torch.Generator().manual_seed(0)
@@ -207,7 +216,7 @@ def time_ratio(*, queries: int = 900, classes: int = 80, objects: int = 20, roun
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line. Exits with status 2 and one line where detrex is missing."""
+    """Run the command line. If detrex is missing, print one line and exit with status 2."""
     parser = argparse.ArgumentParser(prog="python -m csla.detrex", description="Cross-stage labels on real detrex.")
     parser.add_argument("--check", action="store_true", required=True, help="build a tiny model, show its labels")
     parser.add_argument("--time", action="store_true", help="also compare the criteria's time, on one CPU thread")

@@ -1,7 +1,8 @@
-"""detrex's dicts as our tensors: the stages of each group of queries, matches and targets.
+"""Converts detrex's dicts into our tensors: the stages of each query group, matches and targets.
 
-detrex has a dict a stage, with the last one on top (`pred_logits`, `pred_boxes`, `aux_outputs`), matches as pairs of
-index tensors, and a dict of objects an image. This file knows these forms; it imports nothing of detrex.
+detrex has one dict per stage, of which the last one holds the others (`pred_logits`, `pred_boxes`, `aux_outputs`),
+matches as pairs of index tensors, and one dict of objects per image. Only this file depends on these forms; it does
+not import detrex.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ from torch import Tensor
 from crossstage.structures import PaddedTargets, StageOutputs, Target
 
 GROUPS = ("matching", "denoising", "one_to_many", "proposals")
-"""The groups of queries in detrex's models; `proposals` are the encoder's."""
+"""The query groups in detrex's models; `proposals` are those of the encoder."""
 
 Outputs = Mapping[str, Any]
-"""What a detrex model says of one stage, or of a stage and those before it."""
+"""The outputs of a detrex model for one stage, or for the last stage and those before it."""
 
 Indices = list[tuple[Tensor, Tensor]]
 """detrex's matches of one stage: (queries int64 [P], objects int64 [P]) of each image."""
@@ -43,9 +44,12 @@ class DetrexCriterion(Protocol):
 
 @dataclass(frozen=True)
 class StageGroup:
-    """The stages of one group of queries, in detrex's dicts (`pred_logits`, `pred_boxes`), the last stage last.
+    """The stages of one query group as detrex's dicts.
 
-    matched: whether the matcher is asked for it, with the targets that the criterion is called with.
+    Attributes:
+        name: name of the group, in `GROUPS`.
+        stages: one dict per stage (`pred_logits`, `pred_boxes`), the last stage last.
+        matched: whether the criterion matches this group with its targets.
     """
 
     name: str
@@ -53,11 +57,11 @@ class StageGroup:
     matched: bool
 
     def stage_keys(self) -> list[int]:
-        """What a stage is known by: its `pred_logits`. detrex hands on the same tensor, in whatever dict."""
+        """The key of each stage. detrex copies the dicts, but passes on the same tensor `pred_logits`."""
         return [stage_key(stage) for stage in self.stages]
 
     def outputs(self) -> StageOutputs:
-        """All stages as tensors, float32 at least."""
+        """All stages as tensors of at least float32."""
         return StageOutputs(self._stacked("pred_logits"), self._stacked("pred_boxes"))
 
     def _stacked(self, key: str) -> Tensor:
@@ -66,15 +70,22 @@ class StageGroup:
 
 
 def stage_key(stage: Outputs) -> int:
-    """What a stage is known by, as long as its outputs live."""
+    """The key of a stage: the identity of its `pred_logits`, which is valid while this tensor exists."""
     return id(stage["pred_logits"])
 
 
 def stage_groups(outputs: Outputs, *others: Any) -> list[StageGroup]:
-    """The groups of queries in what a detrex model hands to its criterion.
+    """Find the query groups in the arguments of a detrex criterion.
 
-    others: the criterion's further arguments (DINO's `dn_meta`). H-DETR calls its criterion a second time with the
-    one-to-many outputs alone; they were in the first call, which marks them.
+    H-DETR calls its criterion a second time with only the one-to-many outputs. The first call contains them too, and
+    this function marks them then.
+
+    Args:
+        outputs: the first argument of the criterion.
+        *others: its further arguments (DINO's `dn_meta`).
+
+    Returns:
+        The groups.
     """
     if "pred_logits_one2many" in outputs:
         outputs["pred_logits_one2many"].stage_group = "one_to_many"
@@ -93,20 +104,25 @@ def _stages(outputs: Outputs) -> tuple[Outputs, ...]:
 
 
 def as_matches(indices: Sequence[Indices], like: Tensor) -> Tensor:
-    """detrex's matches as one tensor: int64 [S, B, N], the object's index or -1, on the device of `like` [S, B, N, 4].
+    """Convert detrex's matches into one tensor.
 
-    indices: of each stage and image, (queries int64 [P], objects int64 [P]).
+    Args:
+        indices: for each stage and image, (queries int64 [P], objects int64 [P]).
+        like: [S, B, N, 4], gives the shape and the device.
+
+    Returns:
+        int64 [S, B, N], the object's index in its image, or -1.
     """
     matches = torch.full(like.shape[:3], -1, dtype=torch.int64)
     for stage, images in enumerate(indices):
         for image, (queries, objects) in enumerate(images):
-            matches[stage, image, queries.cpu()] = objects.cpu()  # the matcher's: on CPU already
+            matches[stage, image, queries.cpu()] = objects.cpu()  # the matcher's indices are on the CPU already
     return matches.to(like.device, non_blocking=True)
 
 
 def as_indices(matches: Tensor) -> list[Indices]:
-    """The way back: int64 [S, B, N] -> for each stage and image, (queries int64 [P], objects int64 [P]) on the CPU."""
-    matches = matches.cpu()  # where detrex's matcher has its own; boolean indices of another device would wait as well
+    """Convert int64 [S, B, N] back into (queries int64 [P], objects int64 [P]) for each stage and image, on the CPU."""
+    matches = matches.cpu()  # detrex's matches are on the CPU; boolean indexing on the device would synchronise too
     found = [[(image >= 0).nonzero()[:, 0] for image in stage] for stage in matches]
     return [
         [(queries, image[queries]) for queries, image in zip(of_stage, stage, strict=True)]
@@ -115,5 +131,5 @@ def as_indices(matches: Tensor) -> list[Indices]:
 
 
 def as_targets(targets: Sequence[Mapping[str, Tensor]]) -> PaddedTargets:
-    """detrex's targets, `labels` int64 [T] and `boxes` [T, 4] (normalised cxcywh) an image, as one batch."""
+    """Convert detrex's targets (per image `labels` int64 [T] and `boxes` [T, 4], normalised cxcywh) into one batch."""
     return PaddedTargets.of([Target(labels=target["labels"], boxes=target["boxes"]) for target in targets])

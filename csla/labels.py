@@ -1,14 +1,14 @@
-"""The equation of cross-stage label assignment (StageInteractor, ICCV 2023, section 3.3), on tensors alone.
+"""The equation of cross-stage label assignment (StageInteractor, ICCV 2023, section 3.3) as functions of tensors.
 
-A query keeps its index through the stages of a decoder. Stage i also takes the class labels that the same query was
-matched with at the stages j of a window around i, if the box that stage i predicts overlaps that object enough:
+A query has the same index at all stages of a decoder. Stage i also takes the class labels of the objects that the same
+query was matched with at the stages j of a window around i, if the box that stage i predicts overlaps the object:
 
     y_i[q, c] = 1  iff  some j in [i - look_back, i + look_ahead] has match_j(q) = t, label(t) = c, and
                         IoU(box_i(q), box(t)) >= iou_threshold
 
-The stage's own match is in the window and held to the same threshold: an own match that overlaps too little becomes
-a classification negative. Box losses keep the stage's own match. Letters as everywhere: S stages, B images,
-N queries, T objects, K classes.
+The stage's own match is in the window too, and the threshold also applies to it: an own match that overlaps too little
+becomes a negative of the classification. Box losses keep the stage's own match. Letters: S stages, B images, N queries,
+T objects, K classes.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ from crossstage.layers.multi_hot import multi_hot
 from crossstage.layers.stage_overlap import stage_overlap
 
 ANY_OVERLAP = 1e-30
-"""An iou_threshold that accepts whatever overlaps at all (Table 7, "cross without score")."""
+"""An iou_threshold that accepts every overlap above zero (Table 7, "cross without score")."""
 
 
 def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, device: torch.device) -> Tensor:
-    """Which stages j stage i listens to: bool [S (i), S (j)]; None = all in that direction."""
+    """The window of stages j from which stage i takes labels: bool [S (i), S (j)]. None means all in this direction."""
     window = torch.ones(stages, stages, dtype=torch.bool, device=device)
     if look_back is not None:
         window = window.triu(-look_back)
@@ -44,7 +44,21 @@ def label_stages(
     filter_own: bool = True,
     plain_last_stages: int = 0,
 ) -> Tensor:
-    """Which stages each stage takes class labels from: bool [S (i), S (j), B, N]; options of `cross_stage_labels`."""
+    """Decide from which stages each stage takes class labels, for each query.
+
+    Args:
+        matches: int64 [S, B, N], the object's index or -1.
+        boxes: predicted boxes, [S, B, N, 4], normalised cxcywh.
+        objects: [B, T, 4], normalised cxcywh.
+        iou_threshold: smallest IoU of stage i's box with the object.
+        look_back: number of earlier stages in the window; None means all (Table 13).
+        look_ahead: number of later stages in the window; None means all (Table 13).
+        filter_own: whether the threshold also applies to the stage's own match, as in the paper.
+        plain_last_stages: number of last stages that keep only their own match, without a threshold (Table 13).
+
+    Returns:
+        bool [S (i), S (j), B, N].
+    """
     stages = len(matches)
     overlap = stage_overlap(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
@@ -60,7 +74,14 @@ def label_stages(
 def labels_from_stages(keep: Tensor, matches: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
     """The classes of the objects that the kept stages matched.
 
-    keep: bool [S (i), S (j), B, N].  matches: int64 [S, B, N].  labels: int64 [B, T].  Returns bool [S, B, N, K].
+    Args:
+        keep: bool [S (i), S (j), B, N], see `label_stages`.
+        matches: int64 [S, B, N], the object's index or -1.
+        labels: int64 [B, T].
+        num_classes: number of classes K.
+
+    Returns:
+        bool [S, B, N, K].
     """
     classes = matches.clamp(min=0)
     classes = labels.expand(len(matches), -1, -1).gather(-1, classes) if labels.shape[1] else classes
@@ -73,16 +94,13 @@ def cross_stage_labels(
     """Multi-hot class targets of all stages.
 
     Args:
-        matches: int64 [S, B, N], each query's object in its image or -1.
-        boxes: [S, B, N, 4] as predicted by each stage, normalised cxcywh.
+        matches: int64 [S, B, N], the index of each query's object in its image, or -1.
+        boxes: the boxes that each stage predicts, [S, B, N, 4], normalised cxcywh.
         labels: int64 [B, T], padded to T.
         objects: [B, T, 4], normalised cxcywh, padded to T.
-        num_classes: K.
-        **options: of `label_stages`:
-            iou_threshold: least overlap of stage i's box with the object (0.5).
-            look_back, look_ahead: the window of stages, None = all (Table 13; the paper's is [i - 1, L], the default).
-            filter_own: hold the stage's own match to the threshold too (the paper does, the default).
-            plain_last_stages: so many last stages keep their own match, unfiltered (Table 13, "only stages 1..L-2").
+        num_classes: number of classes K.
+        **options: options of `label_stages`: iou_threshold (0.5), look_back and look_ahead (1 and None, the paper's
+            window [i - 1, L]), filter_own (True, as in the paper), plain_last_stages (0).
 
     Returns:
         bool [S, B, N, K].
@@ -100,11 +118,22 @@ def cross_stage_box_matches(
     look_back: int | None = 1,
     look_ahead: int | None = None,
 ) -> Tensor:
-    """Box targets gathered from later stages too (Table 12, "localisation"): int64 [S, B, N], -1 = none.
+    """Gather box targets from later stages too (Table 12, "localisation"). The released configs do not use this.
 
-    A query without a match of its own takes the object of the later stage in the window whose object it overlaps most
-    (the first such stage), if that is more than the overlap with its object of the stages before, and at least
-    iou_threshold. Off by default in the paper's configs.
+    A query without its own match takes an object that it matched at a later stage of the window: the one with which
+    its box has the largest IoU (the first such stage). This IoU must be at least `iou_threshold`, and larger than the
+    IoU with the objects that the query matched at earlier stages of the window.
+
+    Args:
+        matches: int64 [S, B, N], the object's index or -1.
+        boxes: predicted boxes, [S, B, N, 4], normalised cxcywh.
+        objects: [B, T, 4], normalised cxcywh.
+        iou_threshold: smallest IoU of the box with the object.
+        look_back: number of earlier stages in the window; None means all.
+        look_ahead: number of later stages in the window; None means all.
+
+    Returns:
+        int64 [S, B, N], the object's index or -1.
     """
     stages = len(matches)
     overlap = stage_overlap(boxes.detach(), matches, objects)

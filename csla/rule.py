@@ -1,4 +1,4 @@
-"""Cross-stage label assignment as label rules, which a group's supervision holds."""
+"""Cross-stage label assignment as rules for the supervision of a query group."""
 
 from dataclasses import replace
 
@@ -7,11 +7,13 @@ from csla.labels import cross_stage_box_matches, label_stages, labels_from_stage
 
 
 class CrossStageLabels:
-    """The labels rule of StageInteractor; see `csla.labels.cross_stage_labels` for the options.
+    """The label rule of StageInteractor; see `csla.labels.label_stages` for the options.
 
-    It takes the place of OwnStageLabels (`crossstage.modeling.supervision.labels`), which it equals for a window of the
-    stage alone and threshold 0.
-    Raises ValueError for a threshold outside [0, 1], a negative window or a negative number of stages.
+    It replaces OwnStageLabels (`crossstage.modeling.supervision.labels`). With look_back=0, look_ahead=0 and
+    iou_threshold=0 both give the same labels.
+
+    Raises:
+        ValueError: for a threshold outside [0, 1], a negative window, or a negative number of stages.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class CrossStageLabels:
 
 
 class CrossStageBoxMatches:
-    """Which object each query's box is regressed to, gathered over stages (Table 12); see `cross_stage_box_matches`."""
+    """Rule for the box target of each query, gathered over stages (Table 12); see `cross_stage_box_matches`."""
 
     def __init__(self, *, iou_threshold: float = 0.5, look_back: int | None = 1, look_ahead: int | None = None) -> None:
         _check_window(iou_threshold, look_back, look_ahead)

@@ -1,14 +1,14 @@
-"""Dual cross-attention (StageInteractor, ICCV 2023): a decoder layer that looks at the image twice.
+"""Dual cross-attention (StageInteractor, ICCV 2023): a decoder layer that attends to the image twice.
 
-The paper says no more than "we simply double the cross-attention", and no DETR code with it is released. We read that
-as a layer whose order holds the step (cross-attention, norm) twice:
+The paper only says "we simply double the cross-attention", and no DETR code with it is released. We interpret this as
+a layer that has the step (cross-attention, norm) twice:
 
     self-attention, norm, cross-attention, norm, cross-attention, norm, feed-forward, norm
 
-The second attention has parameters of its own. It reads the query that the first one updated, with the same position,
-references and memory; its residual is what any step of that layer has as its residual. That is what "double" asks of
-a library whose layers are a list of steps, as detrex's are, and it lets the second attention look where the first one
-led. `norm=None` and `chained=False` are the other sensible readings.
+The second attention has its own parameters. It reads the query that the first one has updated, with the same position,
+references and memory, and its residual is the same as for any other step of the layer. In a library whose layers are
+lists of steps, such as detrex, this is the direct way to double a step, and the second attention can use the result of
+the first one. `norm=None` and `chained=False` are the other sensible interpretations.
 """
 
 from typing import Any
@@ -17,17 +17,20 @@ from torch import Tensor, nn
 
 
 class DualCrossAttention(nn.Module):
-    """Two cross-attentions in the place of one, with the signature of the one: (query, identity=..., **keywords).
+    """Two cross-attentions that replace one, with its signature: (query, identity=..., **keywords).
 
-    first, second: attentions that add their own residual (deformable, conditional, dense).  norm: what the second one
-    reads goes through it; the norm that follows both is the layer's own.  chained: the second attention reads the
-    first one's result; False: both read the same query and their outputs add up.
+    `with_dca` passes a LayerNorm as `norm`. Without a norm, and if the output of the second attention is zero, the
+    block equals the first attention.
 
-    `with_dca` gives a LayerNorm as `norm`. If the second attention's output is zero, the block without `norm` is the
-    first attention.
+    Args:
+        first: an attention that adds its own residual (deformable, conditional or dense).
+        second: likewise.
+        norm: applied to the input of the second attention; None means no norm. The layer's own norm follows both.
+        chained: whether the second attention reads the result of the first one. If False, both read the same query
+            and their outputs are added.
     """
 
-    plain_part = "first"  # where the weights of a model without the second attention go
+    plain_part = "first"  # the child that gets the weights of a model without the second attention
 
     def __init__(
         self, first: nn.Module, second: nn.Module, *, norm: nn.Module | None = None, chained: bool = True
@@ -38,11 +41,17 @@ class DualCrossAttention(nn.Module):
         self.chained = chained
 
     def forward(self, query: Tensor, *arguments: Any, identity: Tensor | None = None, **keywords: Any) -> Tensor:
-        """query: [B, N, C] -> [B, N, C]. Both attentions get the same arguments and keywords.
+        """Attend twice. Both attentions get the same arguments and keywords.
 
-        identity: added instead of `query`, in a pre-norm layer; any tensor but `query` itself means such a layer.
-        There the residual passes by `norm` as it passes by the layer's own norms; in a post-norm layer it has been
-        through it.
+        Args:
+            query: [B, N, C].
+            *arguments: further arguments of the attentions.
+            identity: [B, N, C], the residual of a pre-norm layer. None or `query` itself means a post-norm layer. In
+                a pre-norm layer the residual is not normalised by `norm`; in a post-norm layer it is.
+            **keywords: further arguments of the attentions.
+
+        Returns:
+            [B, N, C], residual included.
         """
         attended = self.first(query, *arguments, identity=identity, **keywords)
         pre_norm = identity is not None and identity is not query

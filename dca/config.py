@@ -1,4 +1,4 @@
-"""`with_dca`: an existing detector config whose decoder layers have two cross-attentions."""
+"""`with_dca`: adds a second cross-attention to the decoder layers of an existing detector config."""
 
 import copy
 import re
@@ -15,23 +15,26 @@ LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${up:embed_dim}")
 """The norm between the two attentions; its width is the layer's `embed_dim`."""
 
 _NAMES = (DualCrossAttention, "dca.DualCrossAttention", "dca.attention.DualCrossAttention")
-_OUT_OF_THE_NODE = re.compile(r"\$\{[^}]*\.\.")  # `${..key}`, also as an argument of a resolver
+_OUT_OF_THE_NODE = re.compile(r"\$\{[^}]*\.\.")  # `${..key}`, also inside the argument of a resolver
 
 
 def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any:
     """Return a copy of a model node whose decoder layers attend to the image twice.
 
-    The attention's node becomes `first` and, copied, `second` of a DualCrossAttention in its place. Nothing else
-    changes: its interpolations `${up:key}` find the same values one level deeper.
+    A DualCrossAttention replaces the attention's node, which becomes its `first`; a copy becomes its `second`. Nothing
+    else changes: interpolations `${up:key}` find the same values one level deeper.
 
     Args:
         model: a LazyConfig node with a `decoder.layer.cross_attn`.
-        norm: of `dca.DualCrossAttention`; a node or None.
-        chained: of `dca.DualCrossAttention`.
+        norm: see `dca.DualCrossAttention`; a node or None.
+        chained: see `dca.DualCrossAttention`.
+
+    Returns:
+        The changed copy.
 
     Raises:
-        ValueError: for a model without such a node, for one that is doubled already, and for an attention whose
-            interpolations count levels, such as `${..key}`.
+        ValueError: for a model without such a node, for one that has two attentions already, and for an attention
+            whose interpolations count levels, such as `${..key}`.
         TypeError: for a norm that is not a node.
     """
     if norm is not None and not (isinstance(norm, DictConfig) and "_target_" in norm):
@@ -44,13 +47,13 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
         raise ValueError("decoder.layer.cross_attn is doubled already; change its `norm` and `chained` there")
     written = as_written(layer)["cross_attn"]
     _refuse_counted_levels(written, "decoder.layer.cross_attn")
-    attention = written if isinstance(written, str) else layer.cross_attn  # an interpolation stays one
+    attention = written if isinstance(written, str) else layer.cross_attn  # keep an interpolation unresolved
     layer.cross_attn = L(DualCrossAttention)(first=attention, second=attention, norm=norm, chained=chained)
     return model
 
 
 def _refuse_counted_levels(value: Any, path: str) -> None:
-    """Raise ValueError for an interpolation that would point to another value from one level deeper."""
+    """Raise ValueError for an interpolation that would find another value if it were one level deeper."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_counted_levels(item, f"{path}.{key}")

@@ -1,10 +1,10 @@
-"""Dual cross-attention in detrex's own decoders: one line in a detrex config.
+"""Dual cross-attention in detrex's own decoders, with one line in a detrex config.
 
-A decoder of detrex makes its layers itself; they are lists of attentions, norms and feed-forward networks. The node of
-`with_dca` lets it do so and then puts a `DualCrossAttention` in the place of each layer's cross-attention. The rest of
-the model builds on the same decoder object, and draws the new weights where it draws those of the decoder.
+A decoder of detrex builds its own layers, which are lists of attentions, norms and feed-forward networks. The node of
+`with_dca` builds this decoder and then replaces the cross-attention of each layer by a `DualCrossAttention`. The rest
+of the model uses the same decoder object, and initialises the new weights together with those of the decoder.
 
-Neither detrex nor detectron2 is imported here.
+This module does not import detrex or detectron2.
 """
 
 import copy
@@ -20,7 +20,8 @@ from dca.attention import DualCrossAttention
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
 """The norm between the two attentions; its width is the decoder's `embed_dim`.
 
-The interpolation is omegaconf's own: detectron2 also loads stored configs where nothing has registered `${up:...}`.
+The interpolation is omegaconf's own form, because detectron2 also loads stored configs without importing this library,
+so that `${up:...}` is not registered.
 """
 
 _BUILDER = "dca.detrex.dual_attention_decoder"
@@ -29,10 +30,20 @@ _BUILDER = "dca.detrex.dual_attention_decoder"
 def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any:
     """Return a copy of a detrex model node whose decoder layers attend to the image twice.
 
-    model: a LazyConfig node with a `transformer.decoder` of BaseTransformerLayers (DINO, DN-DETR, Deformable-DETR,
-    H-DETR, ...).  norm, chained: of `dca.DualCrossAttention`; norm is a node or None. The decoder keeps its keys where
-    they are; it gets three: `decoder_class`, `dca_norm` and `dca_chained`.
-    Raises ValueError for a model without such a node and TypeError for a norm that is no node.
+    The node of the decoder keeps its keys and gets `decoder_class`, `dca_norm` and `dca_chained`.
+
+    Args:
+        model: a LazyConfig node with a `transformer.decoder` of BaseTransformerLayers (DINO, DN-DETR,
+            Deformable-DETR, H-DETR, ...).
+        norm: see `dca.DualCrossAttention`; a node or None.
+        chained: see `dca.DualCrossAttention`.
+
+    Returns:
+        The changed copy.
+
+    Raises:
+        ValueError: for a model without such a node.
+        TypeError: for a norm that is not a node.
     """
     if norm is not None and not (isinstance(norm, Mapping) and "_target_" in norm):
         raise TypeError(f"norm={norm!r}: expected a node that each layer builds, such as L(nn.LayerNorm)(...), or None")
@@ -43,7 +54,7 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
     decoder = model.transformer.decoder
     if norm is LAYER_NORM and "embed_dim" not in decoder:
         raise ValueError("transformer.decoder has no embed_dim for the norm's width; give norm=L(nn.LayerNorm)(...)")
-    if decoder["_target_"] != _BUILDER:  # of an earlier with_dca: the last one decides
+    if decoder["_target_"] != _BUILDER:  # otherwise with_dca was called before, and this call replaces its options
         decoder.decoder_class = dotted_name(decoder["_target_"]) or decoder["_target_"]
         decoder["_target_"] = _BUILDER
     decoder.dca_norm, decoder.dca_chained = copy.deepcopy(norm), chained
@@ -53,10 +64,20 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
 def dual_attention_decoder(
     *, decoder_class: Any, dca_norm: nn.Module | None = None, dca_chained: bool = True, **arguments: Any
 ) -> nn.Module:
-    """What a node of `with_dca` builds: `decoder_class(**arguments)`, its cross-attentions doubled in place.
+    """Build `decoder_class(**arguments)` and double its cross-attentions; the target of the node of `with_dca`.
 
-    decoder_class: a class or its dotted name.  dca_norm: copied for each layer.
-    Raises ImportError for a class that is not there, TypeError for a decoder whose layers are of another kind.
+    Args:
+        decoder_class: a class or its dotted name.
+        dca_norm: the norm, which is copied for each layer, or None.
+        dca_chained: see `dca.DualCrossAttention`.
+        **arguments: arguments of the class.
+
+    Returns:
+        The decoder.
+
+    Raises:
+        ImportError: if the class does not exist.
+        TypeError: for a decoder with another kind of layers.
     """
     build = locate(decoder_class) if isinstance(decoder_class, str) else decoder_class
     decoder = build(**arguments)
@@ -71,7 +92,7 @@ def dual_attention_decoder(
 
 
 class _DetrexLayer(Protocol):
-    """What is used of detrex's BaseTransformerLayer."""
+    """Replace each cross-attention of a BaseTransformerLayer by two attentions."""
 
     operation_order: Sequence[str]
     attentions: nn.ModuleList
@@ -89,7 +110,7 @@ def _double(layer: _DetrexLayer, *, norm: nn.Module | None, chained: bool) -> No
 
 
 def _redrawn(attention: nn.Module) -> nn.Module:
-    """A copy with initial weights of its own."""
+    """A copy with newly drawn initial weights."""
     attention = copy.deepcopy(attention)
     for module in attention.modules():
         _call(module, "reset_parameters")
@@ -105,7 +126,7 @@ def _call(module: nn.Module, name: str) -> None:
 
 
 class DetrexDualCrossAttention(DualCrossAttention):
-    """`DualCrossAttention` as detrex's layers call an attention: the residual comes fourth, by position."""
+    """`DualCrossAttention` with the signature of detrex's attentions, whose fourth argument is the residual."""
 
     def forward(
         self,
@@ -116,5 +137,8 @@ class DetrexDualCrossAttention(DualCrossAttention):
         *arguments: Any,
         **keywords: Any,
     ) -> Tensor:
-        """query: [B, N, C] or [N, B, C] -> the same shape. key, value: the memory; identity: see the base class."""
+        """Attend twice: `query` is [B, N, C] or [N, B, C], and so is the result; see the base class.
+
+        `key` and `value` are the memory.
+        """
         return super().forward(query, key, value, *arguments, identity=identity, **keywords)

@@ -6,7 +6,7 @@ from crossstage.config import LazyCall as L
 from crossstage.engine.optim import parameter_groups
 
 AdamW = L(torch.optim.AdamW)(
-    # the trainer sets params.model
+    # The trainer sets params.model.
     params=L(parameter_groups)(
         base_lr="${up:lr}",
         weight_decay="${up:weight_decay}",

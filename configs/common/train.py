@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 train = OmegaConf.create(
     {
         "output_dir": "./output",
-        "init_checkpoint": "",  # weights to start from: a file or an http(s) address; "" = the model's own
-        "checkpoint_names": None,  # a NameTable node, where init_checkpoint has another library's parameter names
-        "max_iter": 90000,  # optimizer steps; changing it alone stretches the learning-rate schedule
+        "init_checkpoint": "",  # weights to start from: a file or an http(s) address; "" = initial weights
+        "checkpoint_names": None,  # a NameTable node, if init_checkpoint has another library's parameter names
+        "max_iter": 90000,  # optimizer steps; the learning-rate schedule stretches with it
         "accumulate": 1,  # batches whose gradients are averaged into one optimizer step
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
         "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
@@ -23,10 +23,10 @@ train = OmegaConf.create(
             "warmup_power": 2 / 3,
             "use_ema_weights_for_eval_only": False,
         },
-        "seed": -1,  # -1 draws one; config.yaml in output_dir tells which
-        "deterministic": False,  # slower on a GPU; an operation that has no deterministic form raises
-        "device": "cuda",  # where there is none, one line says so and the CPU is used
+        "seed": -1,  # -1 draws a seed, which is stored in config.yaml in output_dir
+        "deterministic": False,  # slower on a GPU; an operation without a deterministic form raises an error
+        "device": "cuda",  # if there is no GPU, the CPU is used and a line of the log says so
         "wandb": {"enabled": False, "params": {"project": "crossstage"}},
-        "fast_dev_run": {"enabled": False},  # 20 iterations, evaluation every 10, a log line each
+        "fast_dev_run": {"enabled": False},  # 20 iterations, evaluation every 10, a log line for each
     }
 )

@@ -1,4 +1,4 @@
-"""A detector's weights for some of its classes: rows of every class head, by the classes' names."""
+"""Selects the weights of some classes of a detector: the rows of these classes in every class head."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,22 @@ _COCO = (
     "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 )
 COCO_CLASSES = tuple(_COCO.split(","))
-"""COCO's 80 by class index: ascending category id, without the eleven ids that COCO leaves out."""
+"""COCO's 80 classes by class index, that is, in the order of ascending category ids."""
 
 
 def class_indices(wanted: Iterable[str], names: Sequence[str]) -> list[int]:
-    """The indices in `names` of the `wanted`, in their order. Raises InputError for none, unknown and repeated ones."""
+    """Find classes by their names.
+
+    Args:
+        wanted: names of the classes to find.
+        names: names of all classes, by class index.
+
+    Returns:
+        The class indices, in the order of `wanted`.
+
+    Raises:
+        InputError: if no class is wanted, or a name is unknown or given twice.
+    """
     wanted, index = list(wanted), {name: position for position, name in enumerate(names)}
     if not wanted:
         raise InputError("no classes given; expected names such as person,car")
@@ -38,10 +49,17 @@ def _near(name: str, names: Sequence[str]) -> str:
 
 
 def class_axes(shapes: Mapping[str, Sequence[int]], with_one_more: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Which axis of which tensor runs over the classes.
+    """Find the tensors that have a class axis: an axis that is longer by one if the model has one class more.
 
-    shapes: of a model's state dict.  with_one_more: of the same model with one class more. A tensor carries classes
-    where one axis is longer by one. Raises InputError where the two differ otherwise: the classes cannot be told apart.
+    Args:
+        shapes: the shapes in the state dict of a model.
+        with_one_more: the shapes of the same model with one class more.
+
+    Returns:
+        The class axis of each such tensor, by name.
+
+    Raises:
+        InputError: if the shapes differ in any other way, so that the classes cannot be recognised.
     """
     axes: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -60,10 +78,18 @@ def class_axes(shapes: Mapping[str, Sequence[int]], with_one_more: Mapping[str, 
 def select_classes(
     state: Mapping[str, Tensor], axes: Mapping[str, int], indices: Sequence[int], *, num_classes: int
 ) -> dict[str, Tensor]:
-    """Keep the classes `indices`, in this order, of every tensor in `axes`; the others stay as they are.
+    """Keep only some classes of a state dict.
 
-    num_classes: K, of `state`. An axis of K + E classes keeps its last E rows, such as the "no object" of a label
-    embedding.
+    An axis of K + E rows keeps its last E rows, such as the row for "no object" of a label embedding.
+
+    Args:
+        state: the weights by name.
+        axes: the class axis of each tensor that has one.
+        indices: the classes to keep, in the new order.
+        num_classes: number of classes K in `state`.
+
+    Returns:
+        A new state dict; tensors without a class axis are unchanged.
     """
     selected = dict(state)
     for name, axis in axes.items():

@@ -1,4 +1,4 @@
-"""Weights from the web: each address is fetched once, to the cache of torch.hub."""
+"""Downloads weights from the web, each address once, into the cache of torch.hub."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ TIMEOUT = 60.0  # seconds without a byte
 
 
 def downloaded(address: str) -> Path:
-    """The local copy of an http(s) address; a part of a file never takes its place.
+    """Download an http(s) address unless it is in the cache. An incomplete file is never kept.
 
-    Several processes may call this at the same time: each then fetches the file.
+    If several processes call this at the same time, each downloads the file.
+
+    Args:
+        address: the http(s) address.
+
+    Returns:
+        The local file.
 
     Raises:
         InputError: if the download fails or is shorter than announced.
     """
-    # The name keeps its ending, by which files are read; the folder tells equal names of two addresses apart.
+    # The file keeps its suffix, which decides how it is read. The folder separates equal names of two addresses.
     folder = Path(torch.hub.get_dir(), "checkpoints", hashlib.sha256(address.encode()).hexdigest()[:16])
     path = folder / (PurePosixPath(urlsplit(address).path).name or "weights")
     if path.is_file():

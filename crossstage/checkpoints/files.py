@@ -1,4 +1,4 @@
-"""Reads weight files of any of the usual formats without running code that may be in them."""
+"""Reads weight files of all usual formats without running code that may be in them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,36 @@ from safetensors.torch import load_file
 
 from crossstage.errors import InputError
 
-# The module that numpy's pickles name, which numpy 2 has moved.
+# The module that numpy's pickles refer to; numpy 2 has moved it.
 _MULTIARRAY: Any = importlib.import_module(f"numpy.{'_core' if hasattr(np, '_core') else 'core'}.multiarray")
 
 
 class UnsafeFileError(InputError, pickle.UnpicklingError):
-    """A file that would run code when read the usual way; it was not run."""
+    """A file contains code, which the usual way of reading would run; it was not run."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Read .pth, .pt, .bin or .ckpt (torch.save), .safetensors, or .pkl (numpy arrays, as detectron2's).
+    """Read a file of weights.
 
-    Tensors are on the CPU; numpy arrays become tensors. Raises InputError for a file that is truncated, of another
-    kind, or no dict; UnsafeFileError, naming the class, for one that holds more than tensors and plain containers.
+    Args:
+        path: .pth, .pt, .bin or .ckpt (written by torch.save), .safetensors, or .pkl (numpy arrays, as in
+            detectron2's model zoo).
+
+    Returns:
+        The content. Tensors are on the CPU, and numpy arrays have become tensors.
+
+    Raises:
+        InputError: if the file is truncated, of another kind, or does not hold a dict.
+        UnsafeFileError: if it holds anything but tensors, arrays, numbers and plain containers; names the class.
     """
     try:
         content = _READERS.get(path.suffix.lower(), _read_torch)(path)
     except InputError:
         raise
-    except Exception as error:  # the readers have a dozen ways to say it, EOFError to RuntimeError
+    except Exception as error:  # the readers raise a dozen kinds of errors, from EOFError to RuntimeError
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(
-            f"{path}: truncated, damaged or no weights file ({reason}); expected .pth, .safetensors or .pkl"
+            f"{path}: truncated, damaged or not a file of weights ({reason}); expected .pth, .safetensors or .pkl"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; expected a dict of tensors or a checkpoint")
@@ -48,9 +56,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Any:
-    # argparse.Namespace is what DETR's own checkpoints carry their options in: attributes, no behaviour.
+    # DETR's own checkpoints store their options as argparse.Namespace, which has attributes but no behaviour.
     with torch.serialization.safe_globals([argparse.Namespace, *_numpy_globals()]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is read or refused all the same
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the file is read or refused anyway
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -71,14 +79,14 @@ _READERS: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pkl":
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows numpy arrays and ordered dicts; everything else that a pickle may name is refused before it is imported."""
+    """Unpickler for numpy arrays and ordered dicts only; it refuses any other class without importing it."""
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="latin1")  # detectron2's files were written by Python 2
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class, if it is one that holds data and nothing else."""
+        """Return the class if it only holds data; otherwise raise UnsafeFileError."""
         found = _PLAIN.get((module, name))
         if found is None:
             raise _refusal(self.path, f"{module}.{name}")
@@ -93,7 +101,7 @@ def _refusal(path: Path, name: str) -> UnsafeFileError:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What numpy's pickles use `_codecs.encode` for, and no more."""
+    """The part of `_codecs.encode` that numpy's pickles use."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"encoding {encoding}")
     return codecs.encode(text, encoding)

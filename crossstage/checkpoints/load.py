@@ -1,4 +1,4 @@
-"""Weights from files into models. Nothing in a file is ever run (see `files`)."""
+"""Loads weights from files into models. No code in a file is ever run (see `files`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crossstage.errors import InputError
 logger = logging.getLogger("crossstage.checkpoints")
 
 SHOWN = 3  # names of each kind that a message lists
-CLASSIFIER_TENSORS = 2  # what a backbone's own file may hold besides: the weight and bias of its classifier
+CLASSIFIER_TENSORS = 2  # a backbone's file may also hold the weight and bias of its classifier
 
 
 class Names(Protocol):
@@ -28,14 +28,15 @@ class Names(Protocol):
         ...
 
     def is_left_out(self, name: str) -> bool:
-        """Whether one of theirs has no counterpart among ours."""
+        """Whether a name of the other library has no counterpart among ours."""
         ...
 
 
 def local_path(path: str | Path) -> Path:
-    """The local file of `path`; an http(s) address is downloaded once, to the cache of torch.hub.
+    """Return the local file of a path or an http(s) address. An address is downloaded once, to torch.hub's cache.
 
-    Raises InputError for an unknown prefix, a failed download, a missing file, or a folder.
+    Raises:
+        InputError: for an unknown prefix, a failed download, a missing file, or a folder.
     """
     text = str(path)
     prefix, separator, _ = text.partition("://")
@@ -51,10 +52,16 @@ def local_path(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint or a file of weights: .pth/.pt (torch.save), .safetensors, .pkl (arrays, as detectron2's).
+    """Read a checkpoint or a file of weights; no code in it is run.
 
-    Returns what is in it, tensors on the CPU, arrays as tensors. Raises InputError, naming the file, if it is missing,
-    damaged, or contains code; no code in it is run.
+    Args:
+        path: a local file or an http(s) address; see `read_file` for the formats.
+
+    Returns:
+        The content, with tensors on the CPU and arrays as tensors.
+
+    Raises:
+        InputError: if the file is missing, damaged, or contains code; names the file.
     """
     return read_file(local_path(path))
 
@@ -67,13 +74,21 @@ def load_model(
     ema: bool = False,
     fine_tuning: bool = False,
 ) -> dict[str, Any]:
-    """Load weights into `model`, in place, and return the whole checkpoint (class names and the like).
+    """Load weights into a model, in place. If a file holds only a backbone, it is loaded into `model.backbone`.
 
-    names: rename table for checkpoints of another library.  ema: take the averaged weights ("ema_state").
-    fine_tuning: parameters that differ in the number of classes alone keep their initialisation, and so does what DCA
-    adds to a plain model, each in a line of the log.
-    A file with the backbone's weights alone goes into `model.backbone`.
-    Raises InputError, in one line, if the weights are not those of this model.
+    Args:
+        model: the model.
+        path: a local file or an http(s) address.
+        names: rename table for a checkpoint of another library.
+        ema: whether to take the averaged weights ("ema_state").
+        fine_tuning: whether parameters keep their initialisation if they differ only in the number of classes, or
+            if DCA adds them to a plain model. The log lists them.
+
+    Returns:
+        The whole checkpoint, which may also hold class names and more.
+
+    Raises:
+        InputError: if the weights do not fit the model; one line.
     """
     checkpoint = read_checkpoint(path)
     state = weights_of(checkpoint, path, ema=ema)
@@ -87,7 +102,19 @@ def load_model(
 
 
 def weights_of(checkpoint: Mapping[str, Any], path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: under "model", "state_dict", or the file itself; without "module." prefixes."""
+    """Find the state dict in a checkpoint: under "model", under "state_dict", or the checkpoint itself.
+
+    Args:
+        checkpoint: the content of a file.
+        path: the file, for messages.
+        ema: whether to take the averaged weights ("ema_state") instead.
+
+    Returns:
+        The tensors by name, without the prefix "module.".
+
+    Raises:
+        InputError: if there are no such weights.
+    """
     if ema and "ema_state" not in checkpoint:
         raise InputError(
             f"{path}: has no averaged weights (ema_state); expected a checkpoint that was trained with "
@@ -108,7 +135,7 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path, *, ema: bool = F
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, fine_tuning: bool = False
 ) -> None:
-    """Load a state dict in our names; `source` is for messages. See `load_model`."""
+    """Load a state dict with our names; see `load_model`. Messages name `source`."""
     expected = model.state_dict(keep_vars=True)
     state = without_counters(state, expected)
     backbone = _backbone_only(expected, state)
@@ -128,7 +155,10 @@ def load_weights(
 
 
 def without_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
-    """`state` without the batch counters of norms that are constants in the model, whose names are `expected`."""
+    """Remove the batch counters (`num_batches_tracked`) that are not among the model's names, `expected`.
+
+    A frozen norm is a constant and has no counter.
+    """
     known = set(expected)
     return {name: value for name, value in state.items() if name in known or not name.endswith("num_batches_tracked")}
 
@@ -141,12 +171,19 @@ def check_weights(
     only: str = "",
     shown: int = SHOWN,
 ) -> None:
-    """Raise one InputError with all that does not fit a model, which may be on meta.
+    """Check that a state dict fits a model; the model may be on the meta device.
 
-    expected: its state_dict(keep_vars=True), whose aliases are one object.  source: for the message.  only: the
-    prefix of what has to be there.  shown: how many names of each kind the message lists.
+    Args:
+        expected: the model's state_dict(keep_vars=True), in which several names of a tensor give the same object.
+        state: the weights to check.
+        source: where they are from, for the message.
+        only: prefix of the names that must be present; "" means all.
+        shown: number of names of each kind that the message lists.
+
+    Raises:
+        InputError: lists the names that are missing, unexpected, or of another shape.
     """
-    # A tensor that is registered under several names has to be there under one of them.
+    # A tensor with several names must be present under one of them.
     loaded = {id(expected[name]) for name in state if name in expected}
     missing = [
         name
@@ -169,17 +206,19 @@ def check_weights(
 def _with_added_parts(
     model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path
 ) -> dict[str, Tensor]:
-    """Weights of a plain model, completed by the initialisation of what the model has besides, in a line of the log."""
+    """Complete the weights of a plain model by the initialisation of the model's additional parts; log their names."""
     fitted, added = plain_into_grown(model, state)
     if added:
-        logger.warning(f"{source}: a plain model's; {len(added)} tensors initialised anew: {some(added)}")
+        logger.warning(
+            f"{source}: weights of a plain model; {len(added)} tensors keep their initialisation: {some(added)}"
+        )
     return fitted | {name: expected[name].detach() for name in added}
 
 
 def _without_other_class_counts(
     model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path
 ) -> dict[str, Tensor]:
-    """Drop the tensors that differ in the number of classes alone, in one line of the log; check the others."""
+    """Remove the tensors that differ only in the number of classes, and log their names; check the others."""
     classes = {getattr(model, "num_classes", None), getattr(model, "num_classes", -2) + 1}
     dropped = [
         name
@@ -191,18 +230,20 @@ def _without_other_class_counts(
         and tensor.shape[0] in classes
     ]
     kept = {name: value for name, value in state.items() if name not in dropped}
-    # As far as the check goes, the dropped ones are there.
+    # The check must not complain about the tensors that were dropped on purpose.
     check_weights(expected, kept | {name: expected[name] for name in dropped}, source)
     if dropped:
         was, now = state[dropped[0]].shape[0], expected[dropped[0]].shape[0]
-        logger.warning(f"{source}: has {was} classes, the model {now}; initialised anew: {', '.join(dropped)}")
+        logger.warning(
+            f"{source}: has {was} classes, the model {now}; these keep their initialisation: {', '.join(dropped)}"
+        )
     return kept
 
 
 def _backbone_only(
     expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]] | None:
-    """The backbone's tensors in our names and what is left over, if `state` has all of these and no other part's."""
+    """The backbone's tensors by our names, and the names left over; None if `state` does not hold only a backbone."""
     wanted = {name for name in expected if name.startswith("backbone.")}
     if not wanted or any(name in expected for name in state if not name.startswith("backbone.")):
         return None
@@ -219,6 +260,6 @@ def _shape(tensor: Tensor) -> str:
 
 
 def some(names: Iterable[str], shown: int = SHOWN) -> str:
-    """The first few names, and dots where there are more."""
+    """The first few names, and dots if there are more."""
     names = list(names)
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

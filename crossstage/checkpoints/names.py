@@ -1,4 +1,4 @@
-"""Weights of other libraries: two-way tables between their parameter names and ours."""
+"""Tables that translate parameter names, both ways, between other libraries (theirs) and this one (ours)."""
 
 import math
 import re
@@ -13,12 +13,14 @@ from crossstage.errors import InputError
 class NameTable:
     """Renames parameters by templates, both ways.
 
-    rules: pairs (theirs, ours), e.g. ("neck.convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"). `{i}` stands for a
-    number, `{p}` for the rest of the name. The first rule that fits counts. Several rules may name the same
-    parameter of ours (aliases in the other library): the first is the one to save under, all of them are saved.
-    derived: triples (theirs, ours, make), for constants that they save and we do not: `make` computes theirs from a
-    tensor of ours. They are left out when reading and made when writing.  unread: templates of what they save and
-    nothing reads; left out both ways.  library: whose names these are.
+    Args:
+        rules: pairs (theirs, ours), e.g. ("input_proj.{p}", "neck.conv.{p}"). `{i}` stands for a number, `{p}` for
+            the rest of the name. The first rule that fits is used. Several rules may name the same parameter of ours
+            (an alias in the other library); writing then saves it under each of their names.
+        derived: triples (theirs, ours, make) for constants that only the other library saves. Reading ignores them;
+            writing computes each as `make(tensor of ours)`.
+        unread: templates of names that the other library saves but never reads; ignored both ways.
+        library: name of the other library.
     """
 
     def __init__(
@@ -36,11 +38,11 @@ class NameTable:
         self._sources = [(_pattern(ours), theirs, make) for theirs, ours, make in self.derived]
 
     def is_left_out(self, name: str) -> bool:
-        """Whether `name` is one of theirs that we compute, or that nothing reads."""
+        """Whether reading ignores this name of the other library, because it is derived or unread."""
         return any(pattern.fullmatch(spelled) for pattern in self._left_out for spelled in (name, f"backbone.{name}"))
 
     def native_name(self, name: str) -> str | None:
-        """Our name for one of theirs, or None where no rule fits. A backbone's own file lacks "backbone."."""
+        """Our name for a name of theirs; None if no rule fits. The file of a backbone lacks the prefix "backbone."."""
         if self.is_left_out(name):
             return None
         for spelled in (name, f"backbone.{name}"):
@@ -50,14 +52,13 @@ class NameTable:
         return None
 
     def foreign_names(self, name: str) -> list[str]:
-        """Their names for one of ours; more than one where they keep aliases."""
+        """Their names for a name of ours; several if their library has aliases."""
         return [_fill(theirs, found) for pattern, theirs in self._ours if (found := pattern.fullmatch(name))]
 
     def to_native(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict of theirs to ours, without what is left out; names that no rule knows stay, to be
-        reported when loading.
+        """Rename a state dict of theirs to ours. A name without a rule stays; loading will report it.
 
-        Raises InputError where two of their aliases hold different tensors.
+        Raises InputError if two aliases hold different tensors.
         """
         renamed: dict[str, Tensor] = {}
         for name, tensor in state.items():
@@ -70,7 +71,7 @@ class NameTable:
         return renamed
 
     def to_foreign(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a state dict of ours to theirs, aliases and what is derived included.
+        """Rename a state dict of ours to theirs, including aliases and derived constants.
 
         Raises InputError for a name without a rule.
         """
@@ -96,7 +97,7 @@ def _fill(template: str, found: re.Match[str]) -> str:
 
 
 def detectron2_resnet_rules(theirs: str = "backbone.", ours: str = "backbone.body.") -> list[tuple[str, str]]:
-    """detectron2's ResNet names against timm's: rules for NameTable."""
+    """Rules from detectron2's ResNet names to timm's. The arguments are prefixes."""
     rules = [("stem.conv1.norm.{p}", "bn1.{p}"), ("stem.conv1.{p}", "conv1.{p}")]
     for stage in range(2, 6):
         block, timm_block = f"res{stage}.{{i}}", f"layer{stage - 1}.{{i}}"
@@ -113,10 +114,10 @@ def detectron2_resnet_rules(theirs: str = "backbone.", ours: str = "backbone.bod
 
 
 def detrex_swin_rules(theirs: str = "backbone.", ours: str = "backbone.") -> list[tuple[str, str]]:
-    """detrex's Swin, whose last three stages go out through a norm each, against timm's in a `TimmBackbone`.
+    """Rules from detrex's Swin, which has a norm after each of its last three stages, to timm's in a `TimmBackbone`.
 
-    detrex merges patches at the end of a stage, timm at the start of the next; the order of the four neighbours, and
-    of queries, keys and values, is the same.
+    detrex merges patches at the end of a stage, timm at the start of the next one. The order of the four merged
+    patches, and that of queries, keys and values, is the same.
     """
     rules = [("patch_embed.{p}", "body.patch_embed.{p}"), ("layers.{i}.blocks.{p}", "body.layers_{i}.blocks.{p}")]
     for stage in range(3):
@@ -130,7 +131,7 @@ def detrex_swin_rules(theirs: str = "backbone.", ours: str = "backbone.") -> lis
 def detrex_swin_derived(
     theirs: str = "backbone.", ours: str = "backbone."
 ) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
-    """What detrex's Swin saves beside its parameters: which row of the bias table belongs to which pair of tokens."""
+    """Constants that detrex's Swin saves: the row of the bias table for each pair of tokens."""
     attention = "blocks.{p}.attn.relative_position_"
     return [(f"{theirs}layers.{{i}}.{attention}index", f"{ours}body.layers_{{i}}.{attention}bias_table", window_pairs)]
 
@@ -138,8 +139,8 @@ def detrex_swin_derived(
 def window_pairs(bias_table: Tensor) -> Tensor:
     """Swin's `relative_position_index`: [(2W - 1)**2, heads] -> int64 [W*W, W*W] for windows of W x W tokens.
 
-    The pair of token (r, c) and token (s, d) has row (r - s + W - 1) * (2W - 1) + (c - d + W - 1) of the table (Liu et
-    al., ICCV 2021, section 3.2).
+    The pair of the tokens (r, c) and (s, d) has the row (r - s + W - 1) * (2W - 1) + (c - d + W - 1) of the table
+    (Liu et al., ICCV 2021, section 3.2).
     """
     reach = math.isqrt(bias_table.shape[0])
     side = torch.arange((reach + 1) // 2)
@@ -149,7 +150,13 @@ def window_pairs(bias_table: Tensor) -> Tensor:
 
 
 def detrex_layer_rules(theirs: str, ours: str, *, attentions: Iterable[str]) -> list[tuple[str, str]]:
-    """Rules for the layers of a transformer. theirs, ours: prefixes of a layer; attentions: ours, in detrex's order."""
+    """Rules for the layers of a transformer.
+
+    Args:
+        theirs: prefix of a layer in detrex.
+        ours: prefix of a layer here.
+        attentions: our names of the attentions, in detrex's order.
+    """
     rules = [(f"attentions.{index}.{{p}}", f"{name}.{{p}}") for index, name in enumerate(attentions)]
     rules += [
         ("ffns.0.layers.0.0.{p}", "ffn.layers.0.{p}"),
@@ -162,7 +169,7 @@ def detrex_layer_rules(theirs: str, ours: str, *, attentions: Iterable[str]) -> 
 
 
 def detrex_deformable_rules() -> list[tuple[str, str]]:
-    """What detrex's Deformable-DETR, H-Deformable-DETR and DINO share, heads and learned queries aside."""
+    """Rules that detrex's Deformable-DETR, H-Deformable-DETR and DINO share, without heads and learned queries."""
     encoder, decoder = "encoder.layers.{i}.", "decoder.layers.{i}."
     return [
         ("neck.{p}", "neck.{p}"),
@@ -178,9 +185,12 @@ def detrex_deformable_rules() -> list[tuple[str, str]]:
 
 
 def detrex_head_rules(num_layers: int, *, shared: bool = False, two_stage: bool = True) -> list[tuple[str, str]]:
-    """detrex's class and box heads, which it lists again in the decoder where that uses them.
+    """Rules for detrex's class and box heads. detrex saves those that the decoder uses a second time, as aliases.
 
-    num_layers: decoder layers.  shared: all stages have the same heads.  two_stage: the encoder's come behind theirs.
+    Args:
+        num_layers: number of decoder layers.
+        shared: whether all stages share one head.
+        two_stage: whether the encoder has heads too; they follow those of the decoder.
     """
     rules = []
     for theirs, ours in (("class_embed", "class_head"), ("bbox_embed", "box_head")):
@@ -194,9 +204,9 @@ def detrex_head_rules(num_layers: int, *, shared: bool = False, two_stage: bool 
 
 
 def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple[str, str]]:
-    """Rules for what detrex's DAB-DETR and DN-DETR share; the box head lies at the top and in the decoder.
+    """Rules that detrex's DAB-DETR and DN-DETR share. detrex saves the box head twice: on top and in the decoder.
 
-    torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision.
+    `torchvision_backbone` is for DC5 models, whose backbone detrex takes from torchvision.
     """
     backbone = [("backbone.body.{p}", "backbone.body.{p}")] if torchvision_backbone else detectron2_resnet_rules()
     encoder, decoder = "transformer.encoder.", "transformer.decoder."
@@ -218,11 +228,16 @@ def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple
 
 
 def plain_into_grown(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Fit weights of a plain model to one that has a larger part in the place of a plain one (`with_dca`).
+    """Fit weights of a plain model to a model in which a larger part replaces a plain one (`with_dca`).
 
-    The larger part names the child that stands where the plain model has its part: `plain_part = "first"`.
-    Returns the state with the plain part's weights under that child's names, and the names of all that the larger
-    parts hold besides and `state` lacks. A state that knows the larger parts already comes back as it is.
+    The attribute `plain_part` of the larger part names its child that corresponds to the plain part.
+
+    Args:
+        model: the model with larger parts.
+        state: weights of the plain model. Weights that already have the larger parts are returned unchanged.
+
+    Returns:
+        The weights under the names of `model`, and the names of the larger parts' tensors that `state` lacks.
     """
     fitted, added = dict(state), []
     for path, module in model.named_modules():
@@ -241,10 +256,10 @@ _FORMER_QUERIES = re.compile(r"^queries\.(?!source\.|extra\.)(denoising\.)?")
 
 
 def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what an earlier version of this library called differently; all other names stay.
+    """Rename the parameters that an earlier version of this library named differently; all other names stay.
 
-    Queries were one module with its denoising inside: `queries.X` is now `queries.source.X`, and `queries.denoising.X`
-    is `queries.extra.denoising.X`.
+    Queries used to be one module that contained its denoising. `queries.X` is now `queries.source.X`, and
+    `queries.denoising.X` is now `queries.extra.denoising.X`.
     """
     return {
         _FORMER_QUERIES.sub(lambda found: f"queries.{'extra.denoising' if found[1] else 'source'}.", name): value

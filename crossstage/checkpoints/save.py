@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, named as detectron2 names them."""
+"""The checkpoints of a run: each is written completely or not at all, under detectron2's names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ POINTER = "last_checkpoint"
 
 
 class Checkpointer:
-    """model_0000009.pth, ..., model_final.pth and last_checkpoint, the text file that names the newest.
+    """Writes and reads model_0000009.pth, ..., model_final.pth, and last_checkpoint, which names the newest one.
 
-    max_to_keep: numbered checkpoints beyond it are deleted, oldest first; 0 keeps all.
+    Args:
+        folder: the output folder of the run.
+        max_to_keep: number of numbered checkpoints to keep; older ones are deleted. 0 keeps all.
     """
 
     def __init__(self, folder: Path, *, max_to_keep: int = 0) -> None:
@@ -28,9 +30,9 @@ class Checkpointer:
         self.max_to_keep = max_to_keep
 
     def save(self, name: str, state: dict[str, Any]) -> Path:
-        """Write `state` as `name`.pth, then point last_checkpoint to it, then delete what is too old.
+        """Write `state` as `name`.pth, then its name into last_checkpoint, then delete the oldest checkpoints.
 
-        Killed at any moment, this leaves last_checkpoint pointing to a complete file.
+        If the process is killed at any moment, last_checkpoint still names a complete file. Returns the file.
         """
         path = self.folder / f"{name}.pth"
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -40,17 +42,21 @@ class Checkpointer:
         return path
 
     def latest(self) -> Path | None:
-        """The checkpoint to resume from, or None. Raises InputError if that file is not there."""
+        """The checkpoint to resume from, or None. Raises InputError if last_checkpoint names a missing file."""
         pointer = self.folder / POINTER
         if not pointer.is_file():
             return None
         path = self.folder / pointer.read_text().strip()
         if not path.is_file():
-            raise InputError(f"{pointer} names {path.name}, which is not there{self._alternative(path)}")
+            raise InputError(f"{pointer} names {path.name}, which does not exist{self._alternative(path)}")
         return path
 
     def read(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint of a run. Raises InputError, naming the one before, if it cannot be read or is no such."""
+        """Read a checkpoint of a run.
+
+        Raises:
+            InputError: if it cannot be read or is not a checkpoint of a run; names the previous checkpoint.
+        """
         try:
             state = read_checkpoint(path)
         except InputError as error:
@@ -69,7 +75,8 @@ class Checkpointer:
         others = [other for other in self._numbered() if other != path and other.name < path.name]
         if not others:
             return ""
-        return f"; the one before is {others[-1].name}: write its name into {self.folder / POINTER} to go on from there"
+        previous = others[-1].name
+        return f"; the previous one is {previous}: write its name into {self.folder / POINTER} to continue from there"
 
     def _numbered(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("model_*.pth") if PERIODIC.fullmatch(path.name))

@@ -1,9 +1,9 @@
-"""The command `crossstage`: one module per sub-command, and `tools/` calls the same.
+"""The command `crossstage`: one module per sub-command. The scripts in `tools/` call the same modules.
 
-A sub-command's module holds its command line alone and imports what does the work after it has parsed the arguments:
-`--help` answers at once, without torch.
+The module of a sub-command defines only the command line. It imports the modules that do the work after it has parsed
+the arguments, so that `--help` does not need to import torch.
 
-- `command_line`: what the commands share: arguments, exit status
+- `command_line`: shared by the commands: arguments, exit status
 - `train`: train a detector; `crossstage.engine` does the work
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import crossstage
 
 COMMANDS = {
-    "train": "train a detector from its config, or go on after an interruption",
+    "train": "train a detector from its config, or continue after an interruption",
     "evaluate": "measure a checkpoint on the config's test set",
     "predict": "draw what a detector finds in images",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes it from `sys.argv`.
 
     Returns:
-        The exit status: 0, or 2 for a mistake in the input; `reproduce` and `train` say more.
+        The exit status: 0, or 2 for a mistake in the input. The help of `reproduce` and `train` lists further ones.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given[0] if given else "--help"
@@ -68,5 +68,5 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<10} {says}" for name, says in COMMANDS.items())
     return (
         "usage: crossstage COMMAND [arguments]\n\nTrain and use query-based object detectors.\n\ncommands:\n"
-        f"{lines}\n\n`crossstage COMMAND --help` has the arguments of one, with examples."
+        f"{lines}\n\n`crossstage COMMAND --help` shows the arguments of a command, with examples."
     )

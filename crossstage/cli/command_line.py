@@ -1,4 +1,4 @@
-"""Shared by the sub-commands: the look of their help, the argument for a config, and the end with a status."""
+"""Shared by the sub-commands: the format of the help, the argument for a config, and the exit status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from crossstage.errors import InputError
 
 
 def new_parser(description: str, epilog: str, prog: str | None) -> argparse.ArgumentParser:
-    """A parser whose help ends with `epilog`, with its line breaks."""
+    """Make a parser.
+
+    Args:
+        description: the first line of the help.
+        epilog: the end of the help, printed with its line breaks.
+        prog: name of the program; None takes it from `sys.argv`.
+
+    Returns:
+        The parser.
+    """
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog=prog, description=description, epilog=epilog, formatter_class=formatter)
 
@@ -23,9 +32,9 @@ def add_config_file(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Call `work`; return 0, or 2 after an InputError, whose message is printed in one line.
+    """Call `work` and return 0; after an InputError, print its message in one line and return 2.
 
-    A reader that has seen enough, such as `head`, is no error.
+    If the reader of the output closes it early, such as `head`, that is no error.
     """
     try:
         work()

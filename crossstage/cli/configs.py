@@ -1,4 +1,4 @@
-"""`crossstage configs`: list our configs, show one with its values, copy one to change it; `--help` has examples."""
+"""`crossstage configs`: list our configs, show the values of one, copy one to change it; `--help` has examples."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crossstage.cli.command_line import exit_status, new_parser
 from crossstage.errors import InputError
 
 EXAMPLES = """examples:
-  all names with a line about each; only those that contain "csla", or that fit a shell pattern:
+  all names, each with one line about it; only those that contain "csla", or that fit a shell pattern:
     %(prog)s list
     %(prog)s list csla
     %(prog)s list 'dino_r50_*'
   every value of a config, after changes:
     %(prog)s show dino_toy train.max_iter=100
-  a config of your own, which imports the original and changes what you write into it:
+  a config of your own, which imports the original and changes the values that you write into it:
     %(prog)s copy dino_r50_4scale_12ep_csla my_dino.py
 """
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
 
 def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
-    parser = new_parser("List our configs, show one with its values, copy one to change it.", EXAMPLES, prog)
+    parser = new_parser("List our configs, show the values of one, copy one to change it.", EXAMPLES, prog)
     commands = parser.add_subparsers(required=True, metavar="{list,show,copy}")
     listing = commands.add_parser("list", help="the short names with a line about each")
     listing.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="a part of the name, or a pattern")
@@ -97,11 +97,11 @@ def shown(args: argparse.Namespace) -> str:
 
 
 def copied(args: argparse.Namespace) -> str:
-    """Write the file; returns what to do next. Raises InputError if something lies there already."""
+    """Write the file and return a line that says what to do next. Raises InputError if the file exists already."""
     from crossstage.config.find import experiments, find_config
 
     if args.name not in experiments():
-        file = find_config(args.name)  # for its message, if there is nothing of this name at all
+        file = find_config(args.name)  # raises if there is no config of this name at all
         raise InputError(f"{args.name}: expected the short name of one of our configs; {file} is copied with cp")
     file = Path(args.destination or f"my_{args.name}.py").expanduser()
     file = file / f"my_{args.name}.py" if file.is_dir() else file
@@ -113,7 +113,7 @@ def copied(args: argparse.Namespace) -> str:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError as error:
-        raise InputError(f"{file}: is there already and is not overwritten; choose another name") from error
+        raise InputError(f"{file}: exists already and is not overwritten; choose another name") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror or error}); choose another place") from error
     return f"{file}: change what should differ, then run\n  crossstage train --config-file {file}"

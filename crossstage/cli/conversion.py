@@ -1,4 +1,4 @@
-"""The work of `crossstage convert`: read, rename, cut and write a checkpoint; read `convert` first."""
+"""The work of `crossstage convert`: reads, renames, cuts and writes a checkpoint. Read `convert` first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = 10
 
 
 def convert(args: argparse.Namespace) -> list[str]:
-    """Everything from the command line to OUT; returns what to tell. Raises InputError for what is the user's."""
+    """Convert a checkpoint and return the lines to print. Raises InputError for a mistake of the user."""
     output = check_output(args)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
     if "model" not in cfg:
@@ -53,12 +53,12 @@ def convert(args: argparse.Namespace) -> list[str]:
 
 
 def check_output(args: argparse.Namespace) -> Path:
-    """The path of OUT. Raises InputError if it cannot or must not be written, or if the classes are named twice."""
+    """The path of OUT. Raises InputError if it cannot or must not be written, or if two options name classes."""
     output = Path(args.output).expanduser()
     if output.suffix not in SUFFIXES:
         raise InputError(f"{args.output}: expected a file name that ends in {' or '.join(SUFFIXES)}")
     if output.exists() and not (args.overwrite and output.is_file()):
-        raise InputError(f"{output}: is there already; choose another name, or add --overwrite to replace a file")
+        raise InputError(f"{output}: exists already; choose another name, or add --overwrite to replace a file")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise InputError(
             f"{output}: {output.parent} is not a folder that can be written to; make it, or choose another"
@@ -69,7 +69,7 @@ def check_output(args: argparse.Namespace) -> Path:
 
 
 def name_table(cfg: DictConfig, args: argparse.Namespace) -> NameTable | None:
-    """The config's table for the library that --from and --to name, or None where neither is given."""
+    """The config's table for the library that --from and --to name, or None if neither is given."""
     libraries = {"--from": args.source, "--to": args.target}
     asked = {option: library for option, library in libraries.items() if library is not None}
     if not asked:
@@ -84,7 +84,7 @@ def name_table(cfg: DictConfig, args: argparse.Namespace) -> NameTable | None:
 
 
 def model_on_meta(model: DictConfig, *, more_classes: int = 0) -> nn.Module:
-    """The config's model, without memory. Raises InputError if it has no number of classes that could be changed."""
+    """The config's model on the meta device. Raises InputError if it has no number of classes that can be changed."""
     node = model.copy()
     if OmegaConf.select(node, "backbone.pretrained"):
         node.backbone.pretrained = False
@@ -99,7 +99,7 @@ def model_on_meta(model: DictConfig, *, more_classes: int = 0) -> nn.Module:
 def native_weights(
     found: Mapping[str, Tensor], model: nn.Module, table: NameTable | None, args: argparse.Namespace
 ) -> dict[str, Tensor]:
-    """IN's weights in our names. Raises InputError if they are not those of the config's model."""
+    """IN's weights with our names. Raises InputError if they do not fit the config's model."""
     state = dict(found)
     if table is not None and args.source is not None:
         try:
@@ -108,12 +108,13 @@ def native_weights(
             raise InputError(f"{args.input}: {error}") from error
         if state.keys() == found.keys():
             raise InputError(
-                f"{args.input}: has none of {args.source}'s names; leave --from out if they are ours already"
+                f"{args.input}: has no names of {args.source}; leave out --from if the names are ours already"
             )
     if added := plain_into_grown(model, state)[1]:
         raise InputError(
-            f"{args.input}: a plain model's; {args.config_file} has {len(added)} tensors besides ({some(added)}); "
-            "convert with the plain model's config, or train from the file as it is: train.init_checkpoint"
+            f"{args.input}: weights of a plain model; {args.config_file} has {len(added)} more tensors "
+            f"({some(added)}); convert with the config of the plain model, or train from the unchanged file with "
+            "train.init_checkpoint"
         )
     expected = model.state_dict(keep_vars=True)
     state = without_counters(state, expected)
@@ -128,7 +129,7 @@ def left_out(
     table: NameTable | None,
     args: argparse.Namespace,
 ) -> list[str]:
-    """What of IN is not in `state`, and why, a line each."""
+    """One line for each kind of content of IN that `state` does not have, with the reason."""
     theirs = None if args.source is None else table
     unneeded = [name for name in found if theirs is not None and theirs.is_left_out(name)]
     counters = [name for name in found if name.endswith("num_batches_tracked") and name not in state]
@@ -136,16 +137,16 @@ def left_out(
     others = [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor) and key != "class_names"]
     others = [key for key in others if key not in ("ema_state" if args.ema else "model", "state_dict")]
     reasons = [
-        (aliases, f"{aliases} second names of tensors that are there under a first"),
-        (unneeded, f"{len(unneeded)} that the model computes or nothing reads: {some(unneeded, 1)}"),
+        (aliases, f"{aliases} further names of the same tensors"),
+        (unneeded, f"{len(unneeded)} tensors that the model computes or never reads: {some(unneeded, 1)}"),
         (counters, f"{len(counters)} batch counters of norms that are constants"),
-        (others, f"not weights, or not those asked for: {some(others, SHOWN)}"),
+        (others, f"no weights, or weights that were not asked for: {some(others, SHOWN)}"),
     ]
     return [f"  left out  {text}" for reason, text in reasons if reason]
 
 
 def known_classes(names: list[str], number: int, args: argparse.Namespace) -> list[str]:
-    """The names of IN's classes: its own, else COCO's if it has so many. Raises InputError for any other number."""
+    """The names of IN's classes: those in IN, or else COCO's if the number fits; otherwise raises InputError."""
     if not names and number == len(COCO_CLASSES):
         return list(COCO_CLASSES)
     if len(names) != number:
@@ -162,22 +163,22 @@ def wanted_classes(args: argparse.Namespace) -> list[str] | None:
 
 
 def write(state: Mapping[str, Tensor], names: Sequence[str], output: Path) -> None:
-    """Write OUT, whole or not at all. Raises InputError if that is not possible."""
+    """Write OUT completely or not at all. Raises InputError if it cannot be written."""
     try:
         with replacing(output) as temporary:
             if output.suffix == ".pth":
                 torch.save({"model": dict(state), **({"class_names": list(names)} if names else {})}, temporary)
-            else:  # which holds no tensor twice
+            else:  # .safetensors does not allow two names for the same memory: copy every tensor
                 save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch has an error of its own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # for a full disk, torch raises a RuntimeError
         raise InputError(f"{output}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Of each tensor of its state dict."""
+    """The shapes in the state dict of a model, by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def count(state: Mapping[str, Tensor]) -> str:
-    """Tensors and numbers in them."""
+    """The number of tensors and of numbers in them, in words."""
     return f"{len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers"

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from crossstage.cli.command_line import add_config_file, exit_status, new_parser
 
 EXAMPLES = """examples:
-  a released checkpoint of detrex, in our names:
+  a released checkpoint of detrex, with our names:
     %(prog)s --from detrex --config-file dino_r50_4scale_12ep dino_r50.pth ours.safetensors
-  ours for detrex:
+  our checkpoint for detrex:
     %(prog)s --to detrex --config-file F output/model_final.pth theirs.pth
-  COCO's 80 classes cut to three, to start from with model.num_classes=3 train.init_checkpoint=three.pth:
+  three of COCO's 80 classes, to train from with model.num_classes=3 train.init_checkpoint=three.pth:
     %(prog)s --from detrex --config-file F --classes "person,car,traffic light" dino_r50.pth three.pth
 
-The config says which model the weights must be those of: every name and shape is checked before OUT is written. IN is
-.pth, .safetensors or .pkl; no code in it is run. Its averaged weights are taken with --ema; optimizer states are left
-out. train.init_checkpoint takes a file of the other library as it is, too: nobody has to convert before training.
+The weights must fit the model of the config: every name and shape is checked before OUT is written. IN is .pth,
+.safetensors or .pkl; no code in it is run. --ema takes its averaged weights; optimizer states are left out. Training
+needs no conversion: train.init_checkpoint also reads a file of the other library.
 """
 
 
@@ -35,13 +35,13 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     description = "Convert a checkpoint between another library's parameter names and ours, or to fewer classes."
     parser = new_parser(description, EXAMPLES, prog)
     add = parser.add_argument
-    add("--from", dest="source", metavar="LIBRARY", help="whose names IN has, such as detrex (default: ours)")
-    add("--to", dest="target", metavar="LIBRARY", help="whose names OUT gets, such as detrex (default: ours)")
+    add("--from", dest="source", metavar="LIBRARY", help="the library whose names IN has, such as detrex")
+    add("--to", dest="target", metavar="LIBRARY", help="the library whose names OUT gets, such as detrex")
     add_config_file(parser)
-    add("--classes", metavar="A,B", help="keep these classes, in this order; names as in IN, else COCO's")
+    add("--classes", metavar="A,B", help="keep these classes, in this order; names as in IN, or else COCO's")
     add("--classes-from", metavar="JSON", help="keep the classes of a COCO annotation file, in its order")
     add("--ema", action="store_true", help="take the averaged weights of IN (ema_state)")
-    add("--overwrite", action="store_true", help="replace OUT if it is there")
+    add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("input", metavar="IN", help="a checkpoint: .pth, .safetensors, .pkl; or its http(s) address")
     add("output", metavar="OUT", help=".pth (weights and class names) or .safetensors (weights)")
     add("opts", nargs="*", metavar="key=value", help="changes to the config, such as model.num_classes=91")

@@ -32,7 +32,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def environment() -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of all that is reported."""
+    """Yield the lines of the report as (name, value)."""
     import torch
 
     import crossstage

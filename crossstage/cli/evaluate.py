@@ -12,7 +12,7 @@ from crossstage.cli.train import OVERRIDES, add_processes, check_flags
 EXAMPLES = """examples:
   %(prog)s --config-file dino_toy --weights output/model_final.pth dataloader.root=datasets/toy_easy
   %(prog)s --config-file output/config.yaml --weights output/model_final.pth
-The averaged weights of the checkpoint are measured where the config has train.model_ema.enabled=True.
+If the config has train.model_ema.enabled=True, the averaged weights of the checkpoint are measured.
 results.json and the predictions are written into train.output_dir.
 """
 

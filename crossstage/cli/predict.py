@@ -14,9 +14,9 @@ EXAMPLES = """examples:
       --input 'datasets/toy_easy/val2017/*.jpg' --output output/pictures --limit 12
   %(prog)s --config-file output/config.yaml --weights output/model_final.pth --input photo.jpg folder/ --output out
 
-In the output folder: a picture of each image, predictions.json (all detections that reach the threshold, boxes as
-absolute x0, y0, x1, y1), and contact_sheet.png of the first 12; where the config's test dataset has annotations of
-these images (dataloader.root=FOLDER), the sheet shows the truth to the left of the detections.
+The output folder gets a picture of each image, predictions.json (all detections that reach the threshold, with boxes
+as absolute x0, y0, x1, y1), and contact_sheet.png with the first 12 images. If the config's test dataset has
+annotations of these images (dataloader.root=FOLDER), the sheet shows them to the left of the detections.
 """
 
 
@@ -30,18 +30,18 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
-    """Read the command line. What follows --input and looks like key=value, but is no file, is an override."""
+    """Read the command line. A key=value after --input is an override, unless it is the name of a file."""
     parser = new_parser("Draw what a detector finds in images.", EXAMPLES, prog)
     add_config_file(parser)
     parser.add_argument("--weights", required=True, metavar="W", help="a checkpoint: .pth, .safetensors, .pkl")
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="I", help="image files, folders of images, or globs"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures go; made if it is not there")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures; created if missing")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="T", help="least score, 0 to 1 (default: 0.3)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="images at a time (default: 1)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="images per batch (default: 1)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args(arguments)
     overrides = [text for text in args.input if "=" in text and not os.path.exists(text) and not glob.glob(text)]

@@ -1,4 +1,4 @@
-"""The work of `crossstage predict`: find images, detect, draw and write; read `predict` first."""
+"""The work of `crossstage predict`: finds images, detects, draws and writes. Read `predict` first."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SHEET_FILE, PREDICTIONS_FILE = "contact_sheet.png", "predictions.json"
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Everything from the command line to the files. Raises InputError, at the end if some images are unreadable."""
+    """Do everything from the command line to the files. Raises InputError, at the end if images are unreadable."""
     with RunLog() as log:
         predict_all(args, log.console)
 
 
 def predict_all(args: argparse.Namespace, console: Console) -> None:
-    """As `predict`, with the console for its progress."""
+    """The work of `predict`; the console shows the progress."""
     check_numbers(args)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
     files = find_images(args.input)[: args.limit]
@@ -79,7 +79,7 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raise InputError for a number that makes no sense."""
+    """Raise InputError for an impossible number."""
     if not 0 <= args.threshold <= 1:
         raise InputError(f"--threshold {args.threshold:g}: expected a score from 0 to 1")
     for name in ("limit", "batch_size"):
@@ -89,13 +89,20 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The image files that `inputs` (files, folders, globs) name, each once, those of a folder or glob by name.
+    """Find the image files.
 
-    Raises InputError for an input that names none.
+    Args:
+        inputs: files, folders and globs.
+
+    Returns:
+        Each file once; those of a folder or glob are sorted by name.
+
+    Raises:
+        InputError: if an input matches no image.
     """
     files: dict[str, Path] = {}
     for text in inputs:
-        path = Path(os.path.expanduser(text))  # pathlib's own fails where there is no such user
+        path = Path(os.path.expanduser(text))  # Path.expanduser raises an error for an unknown user
         if path.is_file():
             matches = [path]
         else:
@@ -114,13 +121,13 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A name for the picture of each image: its own, numbered where images of different folders share it."""
+    """The name of the picture of each image: the image's own name, with a number if several images share it."""
     taken = {SHEET_FILE}
     names = {}
     for file in files:
         suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
         name, count = file.stem + suffix, 1
-        while name.lower() in taken:  # some file systems do not tell capitals apart
+        while name.lower() in taken:  # some file systems do not distinguish upper and lower case
             count += 1
             name = f"{file.stem}_{count}{suffix}"
         taken.add(name.lower())
@@ -129,7 +136,7 @@ def picture_names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) -> None:
-    """Make the folder. Raises InputError if it cannot be written to, or if a picture would replace an input image."""
+    """Create the folder. Raises InputError if it is not writable, or if a picture would replace an input image."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()
@@ -142,7 +149,7 @@ def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) 
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or a GPU where there is one. Raises InputError if it is not there."""
+    """The device of this name; None means a GPU if there is one. Raises InputError if it is not available."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
@@ -152,7 +159,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 class Truth:
-    """The annotations of the config's test dataset, if it is there; else it knows nothing."""
+    """The annotations of the config's test dataset; empty if the dataset does not exist."""
 
     def __init__(self, cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
@@ -165,18 +172,18 @@ class Truth:
 
     @property
     def class_names(self) -> list[str]:
-        """The dataset's, or none."""
+        """The class names of the dataset, or an empty list."""
         return list(getattr(self.dataset, "class_names", ()))
 
     def of(self, file: Path) -> Sample | None:
-        """The image with its boxes, if it is one of the dataset."""
+        """The image with its boxes, or None if the dataset does not contain it."""
         index = self._indices.get(os.path.realpath(file))
         return None if index is None or self.dataset is None else self.dataset[index]
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A model ready to detect, and what it needs around it."""
+    """A model that is ready to detect, with its transform, class names and device."""
 
     model: nn.Module
     transform: Any
@@ -185,7 +192,11 @@ class Detector:
 
 
 def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, device: torch.device) -> Detector:
-    """Build the config's model with the given weights; class names come from the checkpoint, else from the dataset."""
+    """Build the config's model with the given weights.
+
+    The class names come from the checkpoint, or else from the dataset. Raises InputError if the config is incomplete
+    or the weights do not fit.
+    """
     test = OmegaConf.select(cfg, "dataloader.test") or {}
     if "model" not in cfg or "transform" not in test:
         raise InputError(
@@ -193,7 +204,7 @@ def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, devic
         )
     local_path(args.weights)
     if OmegaConf.select(cfg, "model.backbone.pretrained"):
-        cfg.model.backbone.pretrained = False  # the weights are about to be replaced: do not download any
+        cfg.model.backbone.pretrained = False  # no download, because the weights are replaced below
     model = instantiate(cfg.model)
     table = OmegaConf.select(cfg, "train.checkpoint_names")
     ema = bool(OmegaConf.select(cfg, "train.model_ema.enabled"))
@@ -206,7 +217,7 @@ def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, devic
 def detect(
     detector: Detector, batches: Iterable[Sequence[Path]], unreadable: list[str]
 ) -> Iterator[tuple[Path, Image.Image, Detections]]:
-    """Yield (file, image, detections) of all images; append the error of those that cannot be read to `unreadable`."""
+    """Yield (file, image, detections) for all images; the errors of unreadable ones are appended to `unreadable`."""
     for files in batches:
         samples = read_samples(files, unreadable)
         if not samples:
@@ -218,12 +229,12 @@ def detect(
 
 
 def _as_it_is(sample: Sample) -> Sample:
-    """What a config means that has no transform."""
+    """The transform of a config that has none."""
     return sample
 
 
 def read_samples(files: Sequence[Path], unreadable: list[str]) -> dict[Path, Sample]:
-    """The images as a dataset would yield them, without annotations."""
+    """The images as samples without annotations."""
     samples = {}
     for file in files:
         try:
@@ -238,7 +249,7 @@ def read_samples(files: Sequence[Path], unreadable: list[str]) -> dict[Path, Sam
 
 
 def reaching(found: Detections, threshold: float) -> Detections:
-    """Those with a score of at least `threshold`."""
+    """The detections with a score of at least `threshold`."""
     kept = found.scores >= threshold
     return Detections(found.boxes_xyxy[kept], found.scores[kept], found.labels[kept])
 
@@ -260,7 +271,7 @@ def record(file: Path, picture: str, image: Image.Image, found: Detections, name
 
 
 def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth) -> Image.Image:
-    """A picture for the contact sheet, with the truth on its left where that is known."""
+    """A picture for the contact sheet, with the annotations to its left if the image has any."""
     sample = truth.of(file)
     targets = None if sample is None else collate([sample]).targets
     if targets is None:
@@ -270,7 +281,7 @@ def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth) ->
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, as its suffix says. Raises InputError if that is not possible."""
+    """Write a picture in the format of its suffix. Raises InputError if it cannot be written."""
     options: dict[str, Any] = {"quality": 92} if path.suffix == ".jpg" else {}
     try:
         picture.save(path, **options)

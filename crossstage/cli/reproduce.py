@@ -1,4 +1,4 @@
-"""`crossstage reproduce`: run the rows of a paper's table and report them; `--help` has examples."""
+"""`crossstage reproduce`: run the rows of a paper's table and write a report; `--help` has examples."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from crossstage.cli.command_line import new_parser
 from crossstage.errors import InputError
 
 EXAMPLES = """examples:
-  what it would run, one command per line:
+  print the commands that it would run, one per line:
     %(prog)s --table 4 --dry-run
-  all rows at a small scale on generated images, on a laptop; the set is written if it is not there:
+  all rows at a small scale on generated images, on a laptop; the images are generated if they are missing:
     %(prog)s --table 4 --data toy --epochs-scale small
   three seeds of two rows (shell patterns are allowed), each seed of all rows before the next:
     %(prog)s --table 4 --rows dino_12ep 'dino_12ep_c*' --seeds 3
   the paper's recipe on COCO with 8 GPUs:
     %(prog)s --table 5 --data coco --root /path/to/coco --num-gpus 8
-  any value of the configs, in every run:
+  other values of the configs, in every run:
     %(prog)s --table 4 --epochs-scale 0.1 train.device=cpu dataloader.train.num_workers=0
 
-Iterations are train.max_iter of the row's config x --epochs-scale (small: 0.4); schedules stretch with them. On the
-generated images a row of twice the epochs of its project's shortest row in the table trains twice as long.
-A run lies in OUTPUT/DATA/ROW/seedK; OUTPUT/DATA/report.md and report.json are written after each. The same command
-again skips what is finished and resumes what was interrupted; a run with other settings is refused. Ctrl-C lets the
-training save, then stops; a second one stops at once. A row that fails is reported and the others go on.
-Exit status: 0, 1 if a row failed, 2 for a mistake in the input, 128 + signal when stopped.
+A run has train.max_iter of the row's config x --epochs-scale iterations (small: 0.4); the schedule stretches with
+them. On the generated images, a row with twice the epochs of its project's shortest row in the table trains twice as
+long. A run writes into OUTPUT/DATA/ROW/seedK; OUTPUT/DATA/report.md and report.json are written after each run.
+If you repeat the command, finished runs are skipped and interrupted ones are resumed; a folder that holds a run with
+other settings is an error. After Ctrl-C the training saves its state and stops; a second Ctrl-C stops it at once.
+If a row fails, the report says so and the other rows are run.
+Exit status: 0, 1 if a row failed, 2 for a mistake in the input, 128 + signal number if a signal stopped it.
 """
 
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: {again}", file=sys.stderr)
+        print(f"interrupted; continue with: {again}", file=sys.stderr)
         return 130
 
 
@@ -54,14 +55,14 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     description = "Run the rows of a paper's table one after another and report them next to its figures."
     parser = new_parser(description, EXAMPLES, prog)
     add = parser.add_argument
-    add("--table", required=True, metavar="T", help="a table of StageInteractor, such as 4; an unknown one lists all")
+    add("--table", required=True, metavar="T", help="a table of StageInteractor, such as 4; an unknown name lists all")
     add("--rows", nargs="+", default=[], metavar="NAME", help="only these rows (default: all)")
     add("--data", choices=("coco", "toy"), default="toy", help="generated images (default), or COCO")
     add("--epochs-scale", default="1", metavar="X", help="a factor of all iterations, or small (default: 1)")
     add("--seeds", type=int, default=1, metavar="N", help="runs per row: seeds 0 to N-1 (default: 1)")
     add("--root", metavar="DIR", help="the dataset, in COCO's layout (default: datasets/toy_easy, datasets/coco)")
-    add("--output", metavar="DIR", help="where runs and reports go (default: output/tableT)")
-    add("--num-gpus", type=int, default=1, metavar="N", help="processes per run, on the CPU too")
+    add("--output", metavar="DIR", help="folder for runs and reports (default: output/tableT)")
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes per run, also on the CPU")
     add("--dry-run", action="store_true", help="check everything and print the commands, run nothing")
     add("opts", nargs="*", metavar="key=value", help="changes to the config of every run")
     return parser

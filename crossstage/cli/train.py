@@ -10,17 +10,17 @@ from crossstage.cli.command_line import add_config_file, exit_status, new_parser
 from crossstage.errors import InputError
 
 EXAMPLES = """examples:
-  train on one GPU, or on the CPU where there is none:
+  train on one GPU, or on the CPU if there is no GPU:
     %(prog)s --config-file dino_toy dataloader.root=datasets/toy_easy
   8 GPUs, another batch size (over all GPUs) and length:
     %(prog)s --config-file F --num-gpus 8 dataloader.train.total_batch_size=32 train.max_iter=45000
-  go on after an interruption:
+  continue after an interruption:
     %(prog)s --config-file F --resume
   evaluate a checkpoint:
     %(prog)s --config-file F --eval-only train.init_checkpoint=output/model_final.pth
   two machines; run this on each, with its own rank:
     %(prog)s --config-file F --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://10.0.0.1:29500
-Under torchrun or srun the number of processes is theirs; --num-gpus is not needed.
+torchrun and srun determine the number of processes; --num-gpus is not needed there.
 """
 
 # Flags of other training scripts, and the key of the config that each of them means here.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
         prog: the program's name in the help.
 
     Returns:
-        The exit status: 0, or 2 for a mistake in the input, or 128 + signal when stopped.
+        The exit status: 0, or 2 for a mistake in the input, or 128 + signal number if a signal stopped the run.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if status := exit_status(lambda: check_flags(given, OVERRIDES)):
@@ -74,15 +74,15 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """detectron2's command line."""
     parser = new_parser("Train or evaluate a detector.", EXAMPLES, prog)
     add_config_file(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in train.output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
     add_processes(parser)
     return parser
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how many processes run and where they meet, and the overrides."""
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, on the CPU too")
+    """Add the arguments for the number of processes and the address of their first machine, and the overrides."""
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, also on the CPU")
     parser.add_argument("--num-machines", type=int, default=1, metavar="M")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="U", help="tcp://HOST:PORT of machine 0")
@@ -90,7 +90,15 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def check_flags(arguments: Sequence[str], overrides: dict[str, str]) -> None:
-    """Raise InputError for a flag that other scripts have and that is a value of the config here; it says which."""
+    """Raise InputError for a flag of other scripts whose value is in the config here.
+
+    Args:
+        arguments: the command line.
+        overrides: the key of the config for each such flag.
+
+    Raises:
+        InputError: names the override to write instead of the flag.
+    """
     for position, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag == "--epochs":

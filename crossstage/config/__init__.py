@@ -1,4 +1,4 @@
-"""LazyConfig: a config is data (nodes that name a target and its arguments), loaded fresh from Python or YAML files.
+"""LazyConfig: configs are data. Their nodes name a target and its arguments. They are loaded from Python or YAML files.
 
 - `nodes`: a call as data: `LazyCall`
 - `signatures`: the arguments and plain defaults of a target
@@ -10,13 +10,14 @@
 - `lazy`: `LazyConfig`: load, save and override configs
 - `find`: configs by their short names
 - `source`: runs a config file that is written in Python
-- `folders`: the folder of a config, importable
-- `yaml_form`: a config as YAML, which loads again
-- `python_form`: a config as Python-like text, to read
+- `folders`: makes the folder of a config importable
+- `yaml_form`: a config as YAML, which can be loaded again
+- `python_form`: a config as Python-like text for people to read
 - `override`: `key=value` on the command line
 
-Nodes and their instantiation need omegaconf alone. Files and overrides need more (hydra's grammar, cloudpickle), so
-those names are imported on first use: `csla.detrex` and `dca.detrex` run where only torch and omegaconf are installed.
+Nodes and their instantiation need only omegaconf. Files and overrides need more packages (hydra's grammar,
+cloudpickle), so these names are imported on first use. `csla.detrex` and `dca.detrex` therefore run with only torch
+and omegaconf installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find the config of an experiment by its short name, in a checkout and in an installed wheel alike."""
+"""Finds the config of an experiment by its short name, both in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ SUFFIXES = (".py", ".yaml", ".yml")
 def experiments() -> dict[str, Path]:
     """The config files of all projects by their short names (`dino_r50_4scale_12ep`), sorted by project and name.
 
-    The files of `configs/models/` are not among them: they hold a model without data and schedule.
+    The files of `configs/models/` are left out because they define a model without data and schedule.
     """
     files = [file for folder in crossstage.projects.__path__ for file in Path(folder).glob("*/configs/*.py")]
     return {file.stem: file for file in sorted(files) if file.stem != "__init__"}
 
 
 def find_config(name: str | os.PathLike[str]) -> Path:
-    """The file of a config: a path (.py, or a run's config.yaml), or the short name of one of our experiments.
+    """Find the file of a config.
+
+    Args:
+        name: a path (.py, or the config.yaml of a run), or the short name of one of our experiments.
+
+    Returns:
+        The path of the file.
 
     Raises:
         ConfigNotFoundError: if there is no such file or name; the message lists the nearest names.

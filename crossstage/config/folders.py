@@ -1,8 +1,8 @@
-"""Modules that are not installed but lie in a folder, most often that of the user's config.
+"""Modules that are not installed but are in a folder, usually the folder of the user's config.
 
-The folder of a config file is importable while it is read and afterwards: `from my_rule import MyRule` works where
-my_rule.py is in the same folder. A stored config lists the folders that it needs under `_import_from_`, so that it
-loads again from anywhere.
+The folder of a config file can be imported from while the file is read and afterwards: `from my_rule import MyRule`
+works if my_rule.py is in the same folder. A stored config lists the folders that it needs under `_import_from_`, so
+that it can be loaded from any working directory.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ KEY = "_import_from_"
 
 
 def make_importable(folder: Path) -> None:
-    """Append a folder to `sys.path` if it is not there yet; the folders of the library's own configs are left out."""
+    """Append a folder to `sys.path` unless it is listed already or belongs to the library's own configs."""
     if str(folder) not in sys.path and not any(folder.is_relative_to(shipped) for shipped in _shipped()):
         sys.path.append(str(folder))
 
 
 def needed_folders(content: Any) -> list[str]:
-    """The folders that hold modules of an encoded config, of those that are not installed."""
+    """The folders of those modules that an encoded config names and that are not installed."""
     modules = {name.partition(".")[0] for name in _names(content)}
     ordinary = {Path(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages())}
     ordinary |= {Path(crossstage.__file__).parents[1], Path(site.getusersitepackages())}

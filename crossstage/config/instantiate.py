@@ -1,4 +1,4 @@
-"""From a config node to the object that it describes."""
+"""Builds the object that a config node describes."""
 
 from __future__ import annotations
 
@@ -29,20 +29,24 @@ class TargetError(BuildError, ImportError):
 def instantiate(cfg: Any, *, stage: int | None = None) -> Any:
     """Build what a config describes.
 
-    A node (a mapping with `_target_`: a dotted name, an object, or a node) is called with its other items as keyword
-    arguments, which are built first. If the target names arguments in its attribute `per_stage`, they are not built:
-    the target receives a StageFactory for each, by which it builds that node once per stage. A list gives a list,
-    omegaconf's form of a dataclass the dataclass, a DictConfig without target a DictConfig with its nodes built. All
-    else is returned as it is. An interpolation that points to a node builds that node again.
+    A node is a mapping with the key `_target_`, whose value is a dotted name, an object or another node. The other
+    items of the node are built first; then the target is called with them as keyword arguments. Arguments that the
+    target lists in its attribute `per_stage` are not built: for each of them the target receives a StageFactory, with
+    which it builds the node once per stage. A list gives a list; omegaconf's form of a dataclass gives the dataclass;
+    a DictConfig without `_target_` gives a DictConfig whose nodes are built. Any other value is returned unchanged.
+    An interpolation that points to a node builds this node a second time.
 
     Args:
         cfg: the config.
-        stage: the number that targets with a parameter `stage` receive, at any depth; None outside a stage.
+        stage: passed to all targets that have a parameter `stage`, at any depth; None outside a stage.
+
+    Returns:
+        The object, list or container.
 
     Raises:
-        BuildError: one line that begins with the node's config path, for an unknown target (TargetError), a wrong or
-            missing argument, and a TypeError or ValueError of the target itself. Any other exception keeps its type
-            and traceback; the path is added as a note and as its attribute `config_path`.
+        BuildError: for an unknown target (TargetError), a wrong or missing argument, and a TypeError or ValueError
+            that the target raises itself. The message is one line that begins with the config path of the node. Any
+            other exception keeps its type and traceback; the path is added as a note and as `config_path`.
     """
     if isinstance(cfg, NotInYaml):
         cfg()
@@ -87,7 +91,7 @@ def _build(cfg: DictConfig, stage: int | None) -> Any:
 
 
 def _refuse_flags(cfg: DictConfig, stage: int | None) -> None:
-    """Raise BuildError for keys that older configs used to say what is built per stage."""
+    """Raise BuildError for keys with which older configs declared what is built per stage."""
     if "_recursive_" in cfg:
         key = cfg._get_full_key("_recursive_")
         raise BuildError(
@@ -99,7 +103,7 @@ def _refuse_flags(cfg: DictConfig, stage: int | None) -> None:
 
 
 def _arguments(cfg: DictConfig, target: Callable[..., Any], path: str, stage: int | None) -> dict[str, Any]:
-    """The keyword arguments of a node's call, built, or as factories where the target builds them per stage."""
+    """The keyword arguments of a node's call: built, or a factory if the target builds the argument per stage."""
     per_stage = getattr(target, "per_stage", ())
     values = {str(key): _read(cfg, key) for key in cfg if key != "_target_"}
     arguments = {
@@ -112,7 +116,7 @@ def _arguments(cfg: DictConfig, target: Callable[..., Any], path: str, stage: in
 
 
 def _factory(target: Callable[..., Any], key: str, value: Any, path: str) -> StageFactory | None:
-    """What a target receives for an argument that it builds per stage; None stays None."""
+    """The factory that a target receives for an argument which it builds per stage; None stays None."""
     try:
         return None if value is None else stage_factory(_name(target), key, value)
     except NodeNeededError as error:
@@ -134,7 +138,7 @@ def _target(cfg: DictConfig, path: str) -> Callable[..., Any]:
 
 
 def _read(cfg: DictConfig, key: Any, *, default: Any = None) -> Any:
-    """Read an item with its interpolation resolved; a hole or a dangling interpolation is the config's mistake."""
+    """Read an item with its interpolation resolved. Raise BuildError for `???` and for a broken interpolation."""
     try:
         return cfg[key] if key in cfg or OmegaConf.is_missing(cfg, key) else default
     except MissingMandatoryValue as error:
@@ -164,7 +168,7 @@ def _holds_node(cfg: Any) -> bool:
 
 
 def _argument_problem(target: Callable[..., Any], arguments: dict[str, Any], path: str) -> str | None:
-    """Say which arguments do not fit the signature; None if they do, or if there is no signature."""
+    """Describe the arguments that do not fit the signature; None if all fit, or if there is no signature."""
     signature = signature_of(target)
     if signature is None:
         return None
@@ -181,9 +185,9 @@ def _argument_problem(target: Callable[..., Any], arguments: dict[str, Any], pat
 
 
 def _raised_by_target(error: BaseException) -> bool:
-    """Whether the target itself, or a constructor that it runs, refused a value.
+    """Whether the target itself, or a constructor that it calls, refused a value.
 
-    What comes from deeper, and a wrong call inside the constructor, is not the config's fault.
+    An error from deeper code, or from a wrong call inside the constructor, is not a mistake of the config.
     """
     if isinstance(error, TypeError) and re.search(r"unexpected keyword|required (positional|keyword)", str(error)):
         return False
@@ -196,7 +200,7 @@ def _raised_by_target(error: BaseException) -> bool:
 
 
 def _annotate(error: Exception, path: str, target: Callable[..., Any]) -> None:
-    """Add the path of the innermost node to an exception that goes on as it is."""
+    """Add the path of the innermost node to an exception that is raised again unchanged."""
     if hasattr(error, "config_path"):
         return
     vars(error)["config_path"] = path

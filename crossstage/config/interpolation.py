@@ -1,4 +1,4 @@
-"""The interpolation `${up:key}`: a value of an enclosing mapping, however many levels above."""
+"""The interpolation `${up:key}`: a value of an enclosing mapping, any number of levels above."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from crossstage.config.names import suggestion
 
 
 def up(key: str, *, _parent_: Container) -> Any:
-    """Return the value at a dotted key, such as `neck.num_levels`, of the nearest mapping above that has the key.
+    """Look up a key in the enclosing mappings and return the value of the nearest mapping that has the key.
 
     The search begins above the mapping that holds the interpolation. A node can therefore be moved or wrapped
-    without a change to its interpolations.
+    without changes to its interpolations.
+
+    Args:
+        key: a key, or a dotted path such as `neck.num_levels`.
+
+    Returns:
+        The value, resolved.
 
     Raises:
         InterpolationResolutionError: if no mapping above has the key; names the nearest keys.
@@ -31,7 +37,7 @@ def up(key: str, *, _parent_: Container) -> Any:
 
 
 def _mappings_above(container: Any) -> Iterator[DictConfig]:
-    """The mappings around the one that holds an interpolation, innermost first; lists are passed over."""
+    """The mappings around the one that holds an interpolation, innermost first; lists are skipped."""
     while container is not None and not isinstance(container, DictConfig):
         container = container._get_parent()
     while container is not None:

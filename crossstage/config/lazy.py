@@ -33,17 +33,25 @@ class ConfigKeyError(InputError, KeyError):
 
 
 class LazyConfig:
-    """The operations on config files; all static."""
+    """The operations on config files; all are static methods."""
 
     @staticmethod
     def load(filename: PathLike, keys: Keys = None) -> Any:
-        """Load a .py or .yaml file, afresh each time.
+        """Load a .py or .yaml file. The file is run or read again at each call.
 
-        Returns a DictConfig: what the YAML file holds, or the mappings of the Python file whose name does not begin
-        with an underscore (its other values are its own affair). With `keys`, the value of that name, or a tuple of
-        the values of those names, of any type. Modules in the file's folder can be imported from then on. Raises
-        InputError (ConfigNotFoundError, ConfigFileError, ConfigImportError, ConfigKeyError) in one line that names
-        the file.
+        Modules in the folder of the file can be imported from then on.
+
+        Args:
+            filename: the file.
+            keys: a name, or several names, whose values to return; None returns the whole config.
+
+        Returns:
+            Without `keys`: a DictConfig with the content of the YAML file, or with those mappings of the Python file
+            whose names do not begin with an underscore. With `keys`: the value, or a tuple of values, of any type.
+
+        Raises:
+            InputError: ConfigNotFoundError, ConfigFileError, ConfigImportError or ConfigKeyError. The message is one
+                line that names the file.
         """
         file = Path(os.path.abspath(filename))
         if file.suffix not in (".py", ".yaml", ".yml"):
@@ -59,21 +67,28 @@ class LazyConfig:
 
     @staticmethod
     def load_rel(filename: PathLike, keys: Keys = None) -> Any:
-        """`load` a file whose path is relative to the file that calls this."""
+        """Load a file whose path is relative to the file that calls this method; see `load`."""
         caller = sys._getframe(1).f_code.co_filename
         if caller.startswith("<"):
-            raise InputError(f"{filename}: load_rel is for files, but {caller} is none; use LazyConfig.load")
+            raise InputError(f"{filename}: load_rel is for files, but {caller} is not a file; use LazyConfig.load")
         return LazyConfig.load(Path(caller).parent / filename, keys)
 
     @staticmethod
     def save(cfg: DictConfig, filename: PathLike) -> None:
-        """Write a config as YAML that `load` reads; interpolations stay interpolations.
+        """Write a config as YAML that `load` can read. Interpolations are kept.
 
-        Targets become dotted names; classes, functions, enum members and torch dtypes `{_object_: NAME}`; dataclass
-        instances nodes. The folders of modules that are not installed are listed under `_import_from_`. Where a value
-        has none of these forms (a lambda), the YAML says so, a warning names the key, and the whole config goes
-        beside it as `<filename>.pkl` (see `load_pickle`). Each file is replaced as a whole or not at all. Raises
-        InputError if it cannot be written.
+        Targets become dotted names; classes, functions, enum members and torch dtypes become `{_object_: NAME}`;
+        dataclass instances become nodes. The folders of modules that are not installed are listed under
+        `_import_from_`. If a value has no such form (for example a lambda), the YAML holds a description of it, a
+        warning names the key, and the whole config is also written as `<filename>.pkl` (see `load_pickle`). Each file
+        is replaced completely or not at all.
+
+        Args:
+            cfg: the config.
+            filename: the YAML file to create or to replace.
+
+        Raises:
+            InputError: if a file cannot be written.
         """
         file = Path(filename)
         content, lost = yaml_form.encode(cfg)
@@ -82,7 +97,7 @@ class LazyConfig:
         beside = file.with_name(f"{file.name}.pkl")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside.unlink(missing_ok=True)  # that of an earlier config would not fit this one
+            beside.unlink(missing_ok=True)  # the pickle of an earlier config would not fit this one
             if lost:
                 _save_pickle(cfg, beside, lost)
             write_text(file, yaml_form.dump(content))
@@ -91,7 +106,7 @@ class LazyConfig:
 
     @staticmethod
     def load_pickle(filename: PathLike) -> DictConfig:
-        """Read the pickle that `save` wrote beside a YAML file. This can execute code: only for files you trust."""
+        """Read the pickle that `save` wrote next to a YAML file. It can execute code: use it for trusted files only."""
         file = Path(filename)
         if not file.is_file():
             raise ConfigNotFoundError(f"{file}: there is no such file.{_neighbours(file)}")
@@ -99,19 +114,20 @@ class LazyConfig:
 
     @staticmethod
     def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """Change a config in place by `a.b=1`, `+a.b=1` (add), `~a.b` (delete), and return it; see `override`."""
+        """Change a config in place by `a.b=1`, `+a.b=1` (add) or `~a.b` (delete), and return it; see `override`."""
         return apply_overrides(cfg, overrides)
 
     @staticmethod
     def to_py(cfg: DictConfig, prefix: str = "cfg.") -> str:
-        """Write a config as Python-like text to read; interpolations are resolved where they can be."""
+        """Return a config as Python-like text for people to read; interpolations are resolved if possible."""
         return to_py(cfg, prefix)
 
 
 def get_config(name: PathLike) -> DictConfig:
-    """Load a shared config, e.g. `get_config("common/train.py")`, from `crossstage.configs`.
+    """Load a shared config from `crossstage.configs`, e.g. `get_config("common/train.py")`.
 
-    Raises ConfigNotFoundError for an unknown name, which lists those that exist.
+    Raises:
+        ConfigNotFoundError: for an unknown name; the message lists the known ones.
     """
     folders = [Path(folder) for folder in crossstage.configs.__path__]
     for folder in folders:
@@ -167,7 +183,7 @@ def _save_pickle(cfg: DictConfig, file: Path, lost: list[str]) -> None:
         write_bytes(file, cloudpickle.dumps(cfg))
     except OSError:
         raise
-    except Exception as error:  # the run that saves its config is worth more than the value that is lost
+    except Exception as error:  # a value that cannot be stored must not stop the run that saves its config
         _LOG.warning("%s: not stored, neither as YAML nor as pickle: %s (%s)", file.with_suffix(""), keys, error)
     else:
-        _LOG.warning("%s: YAML cannot hold %s: pickled beside it in %s", file.with_suffix(""), keys, file.name)
+        _LOG.warning("%s: YAML cannot hold %s: pickled next to it in %s", file.with_suffix(""), keys, file.name)

@@ -9,7 +9,14 @@ from omegaconf import DictConfig
 
 
 def like(node: DictConfig, **changes: Any) -> DictConfig:
-    """Return a copy of a node with other values for some arguments; the two share nothing afterwards.
+    """Copy a node and change some of its arguments. The copy shares nothing with the original.
+
+    Args:
+        node: the node to copy.
+        **changes: the new values by argument.
+
+    Returns:
+        The changed copy.
 
     Raises:
         KeyError: for an argument that the node does not have.

@@ -20,13 +20,14 @@ class NameNotFoundError(InputError, ImportError):
 
 
 def locate(name: str) -> Any:
-    """Import what a dotted name means: a class, a function, a constant of a module ("torch.nn.ReLU", "len").
+    """Import the object of a dotted name: a class, a function or a constant of a module ("torch.nn.ReLU", "len").
 
-    Raises NameNotFoundError, which says how far the name could be followed and what is nearest to the rest.
+    Raises:
+        NameNotFoundError: says which part of the name could not be found, and the nearest name.
     """
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise NameNotFoundError(f"'{name}' is no dotted name, expected e.g. 'package.module.Class'")
+        raise NameNotFoundError(f"'{name}' is not a dotted name, expected e.g. 'package.module.Class'")
     if len(parts) == 1 and hasattr(builtins, name):
         return getattr(builtins, name)
     for length in range(1, len(parts) + 1):
@@ -46,7 +47,7 @@ def locate(name: str) -> Any:
 
 
 def dotted_name(value: Any) -> str | None:
-    """The shortest name by which `locate` finds this very object again ("torch.nn.Linear"), or None."""
+    """The shortest name under which `locate` finds this same object ("torch.nn.Linear"), or None."""
     module, spellings = _home(value)
     packages = module.split(".")
     for length in range(1, len(packages) + 1):
@@ -59,13 +60,13 @@ def dotted_name(value: Any) -> str | None:
 
 
 def suggestion(wrong: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return " Did you mean X?" for the nearest of the names, or nothing if none is near."""
+    """Return " Did you mean X?" for the nearest of the names, or "" if no name is near."""
     near = difflib.get_close_matches(wrong, [str(name) for name in names], n=1)
     return f" Did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _home(value: Any) -> tuple[str, list[str]]:
-    """The module that an object comes from, and what it may be called there."""
+    """The module that an object comes from, and its possible names in this module."""
     if isinstance(value, Enum):
         return type(value).__module__, [f"{type(value).__qualname__}.{value.name}"]
     if hasattr(value, "__qualname__"):
@@ -75,14 +76,14 @@ def _home(value: Any) -> tuple[str, list[str]]:
             module = pickle.whichmodule(value, value.__name__)  # type: ignore[attr-defined]  # typeshed lacks it
         return module, spellings
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "layout", "memory_format"):
-        # these know no name, but their text is it: "torch.float32"
+        # These have no `__name__`, but their text is the name: "torch.float32".
         module, _, attribute = str(value).rpartition(".")
         return module, [attribute]
     return "", []
 
 
 def _import(module: str, name: str) -> Any:
-    """Import a module; None if there is none of that name. Its own failure is reported, with its cause."""
+    """Import a module; None if there is no module of this name. If the module itself fails, raise with the cause."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -103,7 +104,7 @@ def _follow(value: Any, attributes: list[str]) -> tuple[bool, Any]:
 
 
 def _nothing_there(name: str, parts: list[str], module: Any) -> str:
-    """Say where the name ends; `module` is the last one that could be imported."""
+    """The message that says which part of a name is missing; `module` is the last one that could be imported."""
     here, value = module.__name__, module
     for part in parts[here.count(".") + 1 :]:
         if not hasattr(value, part):

@@ -1,4 +1,4 @@
-"""Config nodes: a call as data, which lists every argument that has a plain default."""
+"""Config nodes: a call as data. A node lists every argument that has a plain default."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ OBJECTS = {"allow_objects": True}  # omegaconf's flag: values may be classes, fu
 
 
 class LazyCall:
-    """Make a node: `LazyCall(Target)(argument=value)` is a DictConfig that `instantiate` turns into the call.
+    """Makes a node: `LazyCall(Target)(argument=value)` is a DictConfig from which `instantiate` makes the call.
 
-    The target is a class, a function, a dotted name, or itself a node whose object is called. Arguments are given
-    by keyword; tuples become lists, as everywhere in omegaconf. The target's other arguments follow with their
-    defaults, provided these are plain data: all of them can be overridden and are in config.yaml. Raises TypeError
-    for a target that cannot be called, or that a config file defines itself.
+    Arguments are given by keyword; tuples become lists, as everywhere in omegaconf. The node also lists the target's
+    other arguments with their defaults if these are plain data. All of them can therefore be overridden, and all are
+    in config.yaml.
+
+    Args:
+        target: a class, a function, a dotted name, or a node whose object is called.
+
+    Raises:
+        TypeError: for a target that cannot be called, or that is defined in a config file.
     """
 
     def __init__(self, target: Any) -> None:
@@ -40,7 +45,7 @@ class LazyCall:
 
 
 def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's items and, after them, the plain defaults of its target that it does not hold yet."""
+    """The items of a node, followed by the plain defaults of its target for all other arguments."""
     defaults = plain_defaults(node["_target_"])
     return {**node, **{name: value for name, value in defaults.items() if name not in node}}
 
@@ -48,8 +53,12 @@ def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
 def set_target(node: DictConfig, target: Any) -> None:
     """Give a node another target, in place.
 
-    Arguments that the new target lacks are removed if they hold the old target's default; the new target's defaults
+    Arguments that the new target lacks are removed if they hold the old target's default. The new target's defaults
     are added. All other arguments stay.
+
+    Args:
+        node: the node to change.
+        target: the new target, as for `LazyCall`.
     """
     held = as_written(node)
     signature = signature_of(target)
@@ -64,9 +73,10 @@ def set_target(node: DictConfig, target: Any) -> None:
 
 
 def as_config(value: Any) -> Any:
-    """Turn a dict or list into its omegaconf container; anything else is returned as it is.
+    """Turn a dict or list into its omegaconf container; any other value is returned unchanged.
 
-    A dataclass instance inside is held in omegaconf's form if that gives back an equal object, otherwise whole.
+    A dataclass instance inside is stored in omegaconf's form if an equal object can be restored from it, and
+    otherwise as an opaque object.
     """
     if isinstance(value, DictConfig | ListConfig):
         return value
@@ -83,7 +93,7 @@ def as_written(node: DictConfig) -> dict[str, Any]:
 
 
 def opaque(value: Any) -> AnyNode:
-    """Hold any object in a container as it is, neither converted nor copied into omegaconf's types."""
+    """Wrap an object so that a container holds it unchanged, without conversion into omegaconf's types."""
     return AnyNode(value, flags=dict(OBJECTS))
 
 

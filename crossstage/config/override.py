@@ -1,13 +1,14 @@
 """Overrides on the command line, in Hydra's grammar.
 
-`a.b=1` sets a key that exists, `+a.b=1` adds one, `~a.b` deletes one; `a.b={x:1}` sets keys of a mapping, unless it
-has a `_target_`: then it takes the node's place. Lists are indexed by number: `a.0.b=1`. A new `a._target_` brings
-its own defaults, and removes those of the target before it.
+- `a.b=1` sets an existing key, `+a.b=1` adds a key, `~a.b` deletes a key.
+- `a.b={x:1}` sets keys of a mapping. If the value has a `_target_`, it replaces the node.
+- Lists are indexed by number: `a.0.b=1`.
+- A new `a._target_` adds its own defaults and removes those of the previous target.
 
-The new value must fit the old one: numbers for a number (a list too, if the target's annotation of the argument names
-a kind of list), true or false for a bool, a mapping for a mapping. A value in quotes of its own (in a shell:
-`"a.b='text'"`) is a string on purpose and fits any scalar; null fits, and replaces, anything; where a class or function
-was, a dotted name is one.
+The new value must fit the old one: a number for a number (also a list, if the target's annotation of the argument
+names a kind of list), true or false for a bool, a mapping for a mapping. A quoted value (in a shell:
+`"a.b='text'"`) is always a string and fits any scalar. null fits everything. A class or function is replaced by a
+dotted name.
 """
 
 from __future__ import annotations
@@ -36,15 +37,23 @@ class OverrideKeyError(InputError, KeyError):
 
 
 class OverrideValueError(InputError, ValueError):
-    """An override that is not written in the grammar, or whose value does not fit the key."""
+    """An override that does not follow the grammar, or whose value does not fit the key."""
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Apply overrides to the config in place, in their order, and return it.
+    """Apply overrides to a config in place, in their order. If one fails, those before it stay applied.
 
-    Raises OverrideKeyError for an unknown key (a KeyError that names those that exist and the nearest) and
-    OverrideValueError for a value that cannot be read or does not fit; each in one line that begins with the
-    override. The overrides before it have been applied then.
+    Args:
+        cfg: the config to change.
+        overrides: such as "a.b=1"; see the module's description.
+
+    Returns:
+        `cfg`.
+
+    Raises:
+        OverrideKeyError: for an unknown key; the message names the existing keys and the nearest one.
+        OverrideValueError: for a value that cannot be parsed or does not fit. Both messages are one line that begins
+            with the override.
     """
     parser = OverridesParser.create()
     for text in overrides:
@@ -53,8 +62,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except HydraException as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise OverrideValueError(
-                f"{text}: is no override ({reason}); write key=value, and a value with special characters "
-                "in quotes of its own: \"key='a=b'\""
+                f"{text}: is not an override ({reason}); write key=value, and put a value with special characters "
+                "in quotes: \"key='a=b'\""
             ) from error
         except OmegaConfBaseException as error:
             reason = " ".join(str(error).split("\n")[0].split())
@@ -83,7 +92,7 @@ def _apply(cfg: DictConfig, override: Override, text: str) -> None:
 
 
 def _child(parent: Any, name: str, path: str, text: str, *, adds: bool) -> Any:
-    """The container below `parent`; with `adds`, one is made where there is none."""
+    """The container below `parent`; if `adds` is true, a missing one is created."""
     key = _key(parent, name, path, text)
     if adds and (key not in parent or parent[key] is None):
         parent[key] = as_config({})
@@ -91,19 +100,19 @@ def _child(parent: Any, name: str, path: str, text: str, *, adds: bool) -> Any:
         _check_exists(parent, key, path, text)
     child = parent[key]
     if OmegaConf.is_interpolation(parent, key) and isinstance(child, DictConfig | ListConfig):
-        # the override changes the place that it names alone, not the one that an interpolation leads to
+        # The override must change only the place that it names, not the place that the interpolation points to.
         parent[key] = copy.deepcopy(child)
         child = parent[key]
     if not isinstance(child, DictConfig | ListConfig):
-        raise OverrideKeyError(f"{text}: {_join(path, name)} is {child!r}, no mapping: there is nothing below it")
+        raise OverrideKeyError(f"{text}: {_join(path, name)} is {child!r}, not a mapping: it has no keys")
     return child
 
 
 def _key(parent: Any, name: str, path: str, text: str) -> Any:
-    """The key as the container has it: an index for a list, a number if the mapping has numbers for keys."""
+    """The key in the type of the container: an index for a list, a number if the keys of the mapping are numbers."""
     if isinstance(parent, ListConfig):
         if not name.isdecimal() or int(name) >= len(parent):
-            raise OverrideKeyError(f"{text}: {path} is a list of {len(parent)}, '{name}' is no index of it")
+            raise OverrideKeyError(f"{text}: {path} is a list of {len(parent)}, '{name}' is not an index of it")
         return int(name)
     return int(name) if name.isdecimal() and name not in parent and int(name) in parent else name
 
@@ -142,7 +151,7 @@ def _set(parent: Any, key: Any, value: Any, path: str, text: str, *, adds: bool 
 
 
 def _fitting(old: Any, value: Any, text: str, here: str, *, quoted: bool, is_target: bool) -> Any:
-    """The new value as the key wants it. Raises OverrideValueError if it cannot be that."""
+    """The new value in the type of the old one. Raises OverrideValueError if this is not possible."""
     if isinstance(old, DictConfig):
         if isinstance(value, dict):
             return value
@@ -175,7 +184,7 @@ def _takes_list(parent: Any, key: Any) -> bool:
 
 
 def _old_value(parent: Any, key: Any) -> Any:
-    """The value that is replaced, interpolations resolved; None where there is none or it cannot be resolved."""
+    """The value that is replaced, with interpolations resolved; None if it is missing or cannot be resolved."""
     try:
         return None if OmegaConf.is_missing(parent, key) else parent[key]
     except OmegaConfBaseException:
@@ -183,7 +192,7 @@ def _old_value(parent: Any, key: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Hydra's quoted strings inside lists and dicts as strings."""
+    """The value with Hydra's quoted strings turned into plain strings, inside lists and dicts too."""
     return Override._convert_value(value)
 
 

@@ -1,4 +1,4 @@
-"""A config as Python-like text, laid out as black does it."""
+"""A config as Python-like text, in black's layout."""
 
 from __future__ import annotations
 
@@ -27,13 +27,20 @@ class _Group:
 
 
 def to_py(cfg: DictConfig, prefix: str = "cfg.") -> str:
-    """One assignment per value that is not a mapping without target, e.g. `cfg.train.max_iter = 10`.
+    """Write one assignment per value, such as `cfg.train.max_iter = 10`, and write nodes as calls.
 
-    Nodes are written as calls. For people: what is no literal (a lambda) is written as its repr.
+    The text is for people. A value that is not a literal (for example a lambda) is described in words.
+
+    Args:
+        cfg: the config.
+        prefix: text before each key.
+
+    Returns:
+        The assignments, one after the other.
     """
     try:
         values, _ = yaml_form.encode(cfg, resolve=True)
-    except OmegaConfBaseException:  # a dangling interpolation, or a value that is still to be given
+    except OmegaConfBaseException:  # a broken interpolation, or a value that is still missing
         values, _ = yaml_form.encode(cfg)
     lines: list[str] = []
     _assign(values, prefix, lines)
@@ -75,7 +82,7 @@ def _literal(value: Any) -> str:
 
 
 def _lay_out(head: str, body: Any, tail: str, indent: int) -> list[str]:
-    """Lines of one statement: on one line if it fits, otherwise its outer brackets are opened."""
+    """The lines of one statement: a single line if it fits, otherwise with the outer brackets on separate lines."""
     space = " " * indent
     line = f"{space}{head}{body}{tail}"
     if len(line) <= _WIDTH or not isinstance(body, _Group) or not body.items:

@@ -1,4 +1,4 @@
-"""What can be given to a target: the parameters of its signature, and which of their defaults a node can hold."""
+"""Signatures of targets: their parameters, and the defaults that a node can hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STAGE = "stage"
 
 
 def signature_of(target: Any) -> inspect.Signature | None:
-    """The signature of a class, a function, or what a dotted name leads to; None where Python can read none."""
+    """The signature of a class, a function, or the object of a dotted name; None if Python cannot read it."""
     try:
         return inspect.signature(locate(target) if isinstance(target, str) else target)
     except (NameNotFoundError, TypeError, ValueError):
@@ -28,14 +28,15 @@ def named_parameters(signature: inspect.Signature | None) -> dict[str, inspect.P
 
 
 def takes_any_keyword(signature: inspect.Signature | None) -> bool:
-    """Whether every keyword is accepted: the signature has `**keywords`, or there is none to check against."""
+    """Whether every keyword is accepted: the signature has `**keywords`, or it is unknown."""
     return signature is None or any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
 
 
 def plain_defaults(target: Any) -> dict[str, Any]:
     """The defaults of a target that are plain data, by parameter, in the signature's order; tuples become lists.
 
-    Plain are None, bools, numbers, strings, and lists, tuples and dicts of these. The parameter `stage` is left out.
+    Plain data are None, bools, numbers and strings, and lists, tuples and dicts of these. The parameter `stage` is
+    left out.
     """
     parameters = named_parameters(signature_of(target))
     return {

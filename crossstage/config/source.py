@@ -1,10 +1,12 @@
-"""Run config files written in Python, afresh each time.
+"""Runs config files that are written in Python.
 
-A config file runs with an `__import__` of its own, so nothing global is patched: relative imports are resolved by
-path and run the other file anew, each time; absolute imports of config files (a module below a folder named `configs`
-that is no regular package) too; every other import is Python's, which also finds the modules in the config's own
-folder. The same files can be imported by ordinary Python
-code, where they are modules like others: run once and shared.
+A config file runs with its own `__import__` function, so that nothing global is patched. It treats imports as follows:
+
+- A relative import is resolved by its path, and the other config file is run again each time.
+- So is an absolute import of a config file, that is, of a module in a folder named `configs` without `__init__.py`.
+- Any other import is Python's own, which also finds the modules in the folder of the config.
+
+Ordinary Python code can import the same files; there they are normal modules, run once and shared.
 """
 
 from __future__ import annotations
@@ -36,10 +38,18 @@ class ConfigImportError(ConfigFileError, ImportError):
 
 
 def run_config(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Run a config file and return its public names; dicts become DictConfigs.
+    """Run a config file and return its names; dicts become DictConfigs.
 
-    importers: the files that import this one, outermost first. Raises ConfigImportError for an import that fails,
-    ConfigFileError for anything else that is raised while the file is read and run.
+    Args:
+        file: the config file.
+        importers: the files that import this one, outermost first.
+
+    Returns:
+        The values by name, without names that begin with two underscores.
+
+    Raises:
+        ConfigImportError: if an import in the file fails.
+        ConfigFileError: for any other exception while the file is read and run.
     """
     namespace: dict[str, Any] = {"__name__": f"{CONFIG_MODULE}{file.stem}", "__file__": str(file), "__doc__": None}
     namespace["__builtins__"] = {**vars(builtins), "__import__": _Importer(file, importers)}
@@ -79,7 +89,7 @@ class _Importer:
         if target is None:
             return builtins.__import__(name, namespace, local, fromlist or (), level)
         if target in (*self.importers, self.file):
-            raise ConfigImportError(f"{place}: {statement}: {target} imports this file in its turn; break the circle")
+            raise ConfigImportError(f"{place}: {statement}: {target} imports this file too; remove one of the imports")
         values = run_config(target, (*self.importers, self.file))
         for wanted in fromlist or ():
             if wanted != "*" and wanted not in values:
@@ -119,7 +129,7 @@ def _config_module(name: str) -> Path | None:
 
 
 def _describe(error: Exception, file: Path) -> str:
-    """`FILE:LINE: ERROR`, one line; the line is the last one of this file that ran."""
+    """`FILE:LINE: ERROR` on one line; LINE is the last line of this file that ran."""
     text = " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}: {(error.text or '').strip()}"

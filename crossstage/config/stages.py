@@ -26,7 +26,7 @@ from crossstage.errors import InputError
 
 
 class NodeNeededError(InputError, TypeError):
-    """An argument that must be a config node, because each stage builds its own, is something else."""
+    """An argument is not a config node, although each stage must build its own object from it."""
 
 
 @dataclass(frozen=True, eq=False)

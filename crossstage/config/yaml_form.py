@@ -1,8 +1,8 @@
 """The YAML form of a config.
 
-Containers, numbers, strings, None, sets, bytes and dates are YAML's own; interpolations stay as they were written.
-Beyond these: `_target_` is a dotted name; a class, function, enum member or torch dtype is `{_object_: NAME}`; a
-dataclass instance is a node; a path is a string. What has no such form is `{_pickled_: DESCRIPTION}`.
+Containers, numbers, strings, None, sets, bytes and dates have YAML's own form, and interpolations are kept as text.
+In addition, `_target_` is a dotted name; a class, function, enum member or torch dtype is `{_object_: NAME}`; a
+dataclass instance is a node; a path is a string. A value without such a form is `{_pickled_: DESCRIPTION}`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _LINE_ENDS = set("\r\x85\u2028\u2029\ufeff")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that knows 1e-4 for a number."""
+    """PyYAML's safe loader, which here reads 1e-4 as a number."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper that quotes the string "1e-4", and repeats instead of using anchors."""
+    """PyYAML's safe dumper, which here quotes the string "1e-4" and repeats values instead of using anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        """Strings with exotic line ends in double quotes: PyYAML loses them in every other style."""
+        """Write strings with unusual line ends in double quotes; in every other style PyYAML loses them."""
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_ENDS & set(text) else None)
 
 
@@ -50,7 +50,7 @@ for _yaml_class in (_Loader, _Dumper):
 
 
 class NotInYaml:
-    """Stands where a value could not be stored in YAML; using it (calling or instantiating) raises InputError."""
+    """Placeholder for a value that could not be stored in YAML; calling or instantiating it raises InputError."""
 
     def __init__(self, description: str, file: str, key: str) -> None:
         self.description = description
@@ -58,7 +58,7 @@ class NotInYaml:
         self.key = key
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        """Say where the value is."""
+        """Raise the InputError, which says where the value is."""
         raise InputError(
             f"{self.file}: {self.key} ({self.description}) cannot be stored in YAML; if you trust "
             f"{self.file}.pkl, read it with LazyConfig.load_pickle, or give a named function in a module instead"
@@ -66,7 +66,15 @@ class NotInYaml:
 
 
 def encode(cfg: Any, *, resolve: bool = False) -> tuple[Any, list[str]]:
-    """Turn a config into plain YAML values. Returns them, and the keys whose values have no YAML form."""
+    """Turn a config into plain YAML values.
+
+    Args:
+        cfg: the config.
+        resolve: whether interpolations are replaced by their values.
+
+    Returns:
+        The values, and the keys whose values have no YAML form.
+    """
     lost: list[str] = []
     if isinstance(cfg, DictConfig | ListConfig):
         cfg = OmegaConf.to_container(cfg, resolve=resolve, structured_config_mode=SCMode.DICT_CONFIG)
@@ -91,7 +99,7 @@ def parse(text: str, file: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{file}{line}: is not valid YAML ({problem}); mend the file") from error
+        raise InputError(f"{file}{line}: is not valid YAML ({problem}); correct the file") from error
 
 
 def _encode(value: Any, key: str, lost: list[str]) -> Any:
@@ -106,7 +114,7 @@ def _encode(value: Any, key: str, lost: list[str]) -> Any:
         items = {k: value._get_node(k) for k in value}
         kept = {k: _encode(_raw(item), _below(key, k), lost) for k, item in items.items()}
         return {"_target_": dotted_name(OmegaConf.get_type(value)), **kept}
-    numpy = sys.modules.get("numpy")  # where it is not imported, no value is one of its scalars
+    numpy = sys.modules.get("numpy")  # if it is not imported, no value can be one of its scalars
     if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     if type(value) in _PLAIN or isinstance(value, datetime.date):
@@ -122,12 +130,12 @@ def _encode(value: Any, key: str, lost: list[str]) -> Any:
         items = {f.name: getattr(value, f.name) for f in fields(value)}
         return {"_target_": name, **{k: _encode(item, _below(key, k), lost) for k, item in items.items()}}
     lost.append(key)
-    named = getattr(value, "__qualname__", "")  # no repr: it may hold an address, which differs at each run
+    named = getattr(value, "__qualname__", "")  # not the repr, which may hold an address that differs at each run
     return {"_pickled_": f"{type(value).__name__} {named}".strip()}
 
 
 def _encode_item(name: Any, value: Any, key: str, lost: list[str]) -> Any:
-    """A target is a bare dotted name, so that the file reads as detectron2's do."""
+    """Encode an item. A target becomes a plain dotted name, as in detectron2's files."""
     target = dotted_name(value) if name == "_target_" and callable(value) else None
     return target or _encode(value, key, lost)
 

@@ -6,7 +6,7 @@
 - `batch`: one image with its boxes, and how several become a batch
 - `loader`: the batches of training and of evaluation
 - `toy`: the generated data set
-- `shapes`: the former name of `toy`; it goes with the next release
+- `shapes`: the former name of `toy`, which the next release removes
 """
 
 from crossstage.torchvision_on_cpu import declare_missing_operators

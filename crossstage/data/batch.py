@@ -14,10 +14,14 @@ from crossstage.structures import ImageBatch, Target
 
 @dataclass(frozen=True)
 class Sample:
-    """What a dataset yields and a transform changes.
+    """One image with its boxes. Datasets yield samples, and transforms change them.
 
-    pixels: uint8 [3, H, W], RGB.  boxes: `tv_tensors.BoundingBoxes`, float32 [T, 4], absolute xyxy of `pixels`.
-    labels: int64 [T], contiguous class indices.  image_id: the dataset's.  original_size: (height, width) of the file.
+    Attributes:
+        pixels: uint8 [3, H, W], RGB.
+        boxes: `tv_tensors.BoundingBoxes`, float32 [T, 4], absolute xyxy in `pixels`.
+        labels: int64 [T], contiguous class indices.
+        image_id: the id of the image in the dataset.
+        original_size: (height, width) of the image file.
     """
 
     pixels: Tensor
@@ -33,14 +37,30 @@ class Sample:
 
 
 def bounding_boxes(boxes_xyxy: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    """Wrap float32 [T, 4] absolute xyxy boxes of an image of `size` (height, width) for torchvision's transforms."""
+    """Wrap boxes for torchvision's transforms.
+
+    Args:
+        boxes_xyxy: absolute corners, float32 [T, 4].
+        size: (height, width) of the image.
+
+    Returns:
+        The same boxes as `BoundingBoxes`.
+    """
     return tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=size)
 
 
 def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> ImageBatch:
-    """Pad at the bottom and right with zeros to the largest height and width, rounded up to `size_divisor`.
+    """Make a batch: pad all images with zeros, at the bottom and right, to the same height and width.
 
-    Targets are normalised cxcywh of each image before padding, float32. Raises ValueError if there is no sample.
+    Args:
+        samples: the images with their boxes.
+        size_divisor: height and width are the largest of the batch, rounded up to a multiple of this.
+
+    Returns:
+        The batch. Its targets are float32, normalised cxcywh in the unpadded image.
+
+    Raises:
+        ValueError: if there is no sample.
     """
     if not samples:
         raise ValueError("a batch needs at least one image")

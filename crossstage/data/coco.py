@@ -20,18 +20,28 @@ from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.data")
 
-PREFLIGHT_THREADS = 8  # the disk is what they wait for
+PREFLIGHT_THREADS = 8  # more threads than cores are useful here, because they wait for the disk
 
 
 class CocoDetection(Dataset):
-    """`dataset[i]` is the `Sample` of the i-th image; category ids become contiguous class indices, by ascending id.
+    """The images of a COCO-format dataset; `dataset[i]` is the `Sample` of the i-th image.
 
-    Crowd regions are not among the boxes (evaluation reads the JSON itself). Boxes are clipped to the image; those
-    without area or outside of it are left out, and counted in one line of the log. keep_empty: whether images without
-    a box stay in the dataset.
-    Raises InputError, naming the file and the record, if the JSON is not what COCO's format says.
+    Class indices are contiguous, in the order of ascending category ids. Crowd regions are left out (evaluation reads
+    the JSON itself). Boxes are clipped to the image. Boxes without area or outside the image are left out; one line
+    of the log counts them.
 
-    class_names, category_ids: by class index.  image_sizes: int64 [I, 2], (height, width) of the images.
+    Args:
+        json_file: the annotations.
+        image_root: the folder of the images.
+        keep_empty: whether images without a box stay in the dataset.
+
+    Attributes:
+        class_names: name of each class, by class index.
+        category_ids: category id of each class, by class index.
+        image_sizes: int64 [I, 2], (height, width) of the I images.
+
+    Raises:
+        InputError: if the JSON does not follow COCO's format; names the file and the record.
     """
 
     def __init__(self, json_file: str | Path, image_root: str | Path, *, keep_empty: bool = True) -> None:
@@ -48,7 +58,8 @@ class CocoDetection(Dataset):
         if not len(kept):
             raise InputError(f"{json_file}: no image has a box; expected some, or keep_empty=True")
         self.image_sizes = contents.sizes[kept]
-        # Arrays rather than a list of records: forked workers share their memory, reference counts would copy it.
+        # Forked workers share the memory of arrays. A list of records would be copied, because reading an object
+        # changes its reference count.
         self._image_ids = contents.image_ids[kept]
         self._file_names = [contents.file_names[row] for row in kept]
         self._first, self._counts = contents.first[kept], counts[kept]
@@ -57,7 +68,7 @@ class CocoDetection(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes K."""
         return len(self.class_names)
 
     def __len__(self) -> int:
@@ -80,11 +91,16 @@ class CocoDetection(Dataset):
         return self.image_root / self._file_names[index]
 
     def preflight(self, *, decode_megapixels: float = 200) -> None:
-        """Look at the image files before a run starts: all must be there and not empty, and a sample is decoded.
+        """Check the image files before a run starts: all must exist and not be empty, and some are decoded.
 
-        The sample is every k-th image, as many as `decode_megapixels` allow (200: two seconds; about 650 images of
-        COCO, or 12 000 of 128 x 128). An image that cannot be read later on, in a worker, raises the same error.
-        Raises InputError that names the first such file.
+        Every k-th image is decoded. An image that cannot be read later, in a worker, raises the same error.
+
+        Args:
+            decode_megapixels: how much is decoded. 200 takes about two seconds, for about 650 images of COCO or
+                12 000 images of 128 x 128 pixels.
+
+        Raises:
+            InputError: names the first file that cannot be used.
         """
         _in_threads(self._check_file, range(len(self)))
         megapixels = float(self.image_sizes.prod(1).sum()) / 1e6
@@ -96,7 +112,7 @@ class CocoDetection(Dataset):
         except OSError as error:
             raise InputError(f"{self.path(index)}: {self._named(index)} is missing ({error.strerror})") from error
         if not size:
-            raise InputError(f"{self.path(index)}: {self._named(index)} has zero bytes; copy it anew")
+            raise InputError(f"{self.path(index)}: {self._named(index)} has zero bytes; copy it again")
 
     def _read(self, index: int) -> Tensor:
         try:
@@ -116,9 +132,10 @@ class CocoDetection(Dataset):
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Decode an image file into RGB, uint8 [3, H, W], turned upright as its EXIF orientation says.
+    """Decode an image file into RGB, uint8 [3, H, W], rotated according to its EXIF orientation.
 
-    Raises InputError that names the file if it is missing, empty, truncated or no image.
+    Raises:
+        InputError: if the file is missing, empty, truncated or not an image; names the file.
     """
     try:
         with Image.open(path) as image:
@@ -126,14 +143,18 @@ def read_image(path: str | Path) -> Tensor:
             return pil_to_tensor(image.convert("RGB"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image file") from error
-    # What PIL raises for damaged files depends on the format and the damage.
+    # Which of these PIL raises for a damaged file depends on the format and the damage.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
-        raise InputError(f"{path}: cannot be read as an image, it may be truncated ({reason}); copy it anew") from error
+        problem = f"cannot be read as an image, it may be truncated ({reason})"
+        raise InputError(f"{path}: {problem}; copy it again") from error
 
 
 def _in_threads(check: Callable[[int], object], indices: range) -> None:
-    """Run `check` on every index; the error of the lowest one is raised. Chunks, because a future is not free."""
+    """Run `check` on every index in several threads, and raise the error of the lowest index.
+
+    Each thread gets chunks of indices, because one future per index would take too much time.
+    """
 
     def check_all(chunk: range) -> None:
         for index in chunk:
@@ -157,6 +178,6 @@ def _report(json_file: str, num_images: int, contents: CocoContents, *, without_
     )  # fmt: skip
     if contents.zero_area or contents.outside:
         logger.warning(
-            "%s: dropped %d boxes without area and %d outside of their image",
+            "%s: dropped %d boxes without area and %d outside their image",
             json_file, contents.zero_area, contents.outside,
         )  # fmt: skip

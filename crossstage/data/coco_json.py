@@ -1,8 +1,8 @@
-"""Reads a COCO instances JSON into flat arrays and checks every fact in it.
+"""Reads a COCO instances JSON into flat arrays and checks it completely.
 
-What makes a dataset wrong (a missing key, a duplicate id, an unknown image or category, a box that is not finite or
-inverted) is an `InputError` that names the file and the record. What is merely useless (a box without area or outside
-of its image) is left out and counted.
+A mistake in the file (a missing key, a duplicate id, an unknown image or category, a box that is inverted or not
+finite) raises an `InputError` that names the file and the record. A useless box (without area, or outside its image)
+is left out and counted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,20 @@ from crossstage.errors import InputError
 
 @dataclass(frozen=True)
 class CocoContents:
-    """The images and their boxes; those of image i are rows first[i]:first[i + 1] of `boxes_xyxy` and `labels`.
+    """The I images of a file and their A boxes.
 
-    category_ids: the file's ids, ascending; the class index is the position in it, as for `class_names`.
-    image_ids: int64 [I].  sizes: int64 [I, 2], (height, width).  boxes_xyxy: float32 [A, 4], absolute, clipped to the
-    image.  labels: int64 [A].  first: int64 [I + 1].  crowd, zero_area, outside: how many boxes were left out, and why.
+    Attributes:
+        category_ids: the ids in the file, ascending; the class index is the position in this list.
+        class_names: the name of each class, by class index.
+        image_ids: int64 [I].
+        file_names: the file name of each image.
+        sizes: int64 [I, 2], (height, width) of each image.
+        boxes_xyxy: float32 [A, 4], absolute, clipped to the image.
+        labels: class indices, int64 [A].
+        first: int64 [I + 1]; the boxes and labels of image i are the rows first[i]:first[i + 1].
+        crowd: number of crowd regions, which are left out.
+        zero_area: number of boxes without area, which are left out.
+        outside: number of boxes outside their image, which are left out.
     """
 
     category_ids: list[int]
@@ -41,7 +50,11 @@ class CocoContents:
 
 
 def read_coco(json_file: str | Path) -> CocoContents:
-    """Read and check `json_file`. Raises InputError as the module says."""
+    """Read and check a file.
+
+    Raises:
+        InputError: for a mistake in the file; names the record.
+    """
     content = _load(Path(json_file))
     images = _Records(json_file, "images", content["images"])
     categories = _Records(json_file, "categories", content["categories"])
@@ -68,7 +81,7 @@ def read_coco(json_file: str | Path) -> CocoContents:
 
 
 class _Records:
-    """One of the lists of the file, read by columns: a column is checked as a whole, and searched only if it fails."""
+    """One of the lists of the file, read by columns. A column is checked as a whole; only if that fails, by record."""
 
     def __init__(self, json_file: str | Path, name: str, records: list[dict[str, Any]]) -> None:
         self.json_file = json_file
@@ -79,7 +92,7 @@ class _Records:
         return len(self.records)
 
     def complain(self, row: int, what: str) -> NoReturn:
-        """Raise the InputError for one record, named by its id where it has one."""
+        """Raise the InputError for one record, which is named by its id if it has one."""
         record = self.records[row]
         identity = record.get("id") if isinstance(record, dict) else None
         singular = {"images": "image", "annotations": "annotation", "categories": "category"}[self.name]
@@ -108,14 +121,14 @@ class _Records:
         raise AssertionError("unreachable: one of the records is at fault")
 
     def integers(self, key: str) -> np.ndarray:
-        """int64 [R]."""
+        """The whole numbers under `key`, int64 [R]."""
         values = self.column(key, (int,), "a whole number")
         for row in (row for row, value in enumerate(values) if abs(value) >= 2**63):
             self.complain(row, f'has "{key}": {values[row]}; expected a number of at most 63 bits')
         return np.array(values, np.int64)
 
     def unique_ids(self) -> np.ndarray:
-        """The ids, int64 [R], each of which must occur once."""
+        """The ids, int64 [R]; each must occur only once."""
         ids = self.integers("id")
         found, counts = np.unique(ids, return_counts=True)
         for position in np.nonzero(counts > 1)[0][:1]:
@@ -124,7 +137,7 @@ class _Records:
         return ids
 
     def references(self, key: str, ids: np.ndarray, name: str) -> np.ndarray:
-        """Rows of `ids` that the values under `key` refer to, int64 [R]."""
+        """The rows of `ids` that the values under `key` refer to, int64 [R]; `name` is the list that holds the ids."""
         values = self.integers(key)
         order = np.argsort(ids)
         rows = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
@@ -135,7 +148,7 @@ class _Records:
         return rows
 
     def boxes(self) -> np.ndarray:
-        """ "bbox" as float64 [R, 4], x, y, width, height; finite, and neither width nor height negative."""
+        """The values under "bbox" as float64 [R, 4]: x, y, width, height. They are finite, the sizes not negative."""
         lists = self.column("bbox", (list,), "a list [x, y, width, height]")
         if set(map(len, lists)) - {4} or set(map(type, chain.from_iterable(lists))) - {int, float}:
             for row, box in enumerate(lists):

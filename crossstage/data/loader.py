@@ -1,8 +1,8 @@
 """Batches for training (endless, resumable) and for evaluation (each image once).
 
-The training stream is a function of (dataset, total batch size, seed) alone. Images are drawn epoch by epoch, sorted
-into total batches by aspect ratio, and augmented with a seed that depends on their position in the stream: neither the
-number of workers nor that of processes, nor an interruption, changes what a step sees.
+The training stream depends only on (dataset, total batch size, seed). Images are drawn epoch by epoch, sorted into
+total batches by aspect ratio, and augmented with a seed that depends on their position in the stream. The images of a
+step are therefore the same for any number of workers and processes, and after an interruption.
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ Draw = tuple[int, int]  # (index in the dataset, position in the stream)
 
 
 class TrainLoader:
-    """Endless CPU `ImageBatch`es, pinned if CUDA is there: this process's share of `total_batch_size` images.
+    """Endless `ImageBatch`es on the CPU, pinned if CUDA is available. Each process gets its part of a total batch.
 
-    total_batch_size: over all processes; each takes a consecutive part.  num_workers: per process; no more than there
-    are cores are started.  seed: not negative; decides order and augmentation.  aspect_ratio_grouping: wide images
-    (width > height) and the others are not mixed in a total batch, which saves padding.  size_divisor: padded sizes
-    are multiples of it.
-    Raises InputError if `total_batch_size` cannot be shared equally.
+    Args:
+        dataset: the images.
+        transform: the augmentation, or None.
+        total_batch_size: number of images per step over all processes; each process takes a consecutive part.
+        num_workers: worker processes per process; at most one per core is started.
+        seed: decides the order and the augmentation; not negative.
+        aspect_ratio_grouping: whether wide images (width > height) are kept apart from the others; saves padding.
+        size_divisor: padded heights and widths are multiples of this.
+
+    Raises:
+        InputError: if the processes cannot share `total_batch_size` equally.
     """
 
     def __init__(
@@ -55,18 +61,14 @@ class TrainLoader:
         _require("total_batch_size", total_batch_size, least=1)
         _require("num_workers", num_workers, least=0)
         _require("seed", seed, least=0, remedy="; set train.seed (its -1 is replaced when a run is set up)")
-        self.dataset = dataset
-        self.transform = transform
-        self.total_batch_size = total_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.aspect_ratio_grouping = aspect_ratio_grouping
-        self.size_divisor = size_divisor
+        self.dataset, self.transform = dataset, transform
+        self.total_batch_size, self.num_workers, self.seed = total_batch_size, num_workers, seed
+        self.aspect_ratio_grouping, self.size_divisor = aspect_ratio_grouping, size_divisor
         self._consumed = 0
-        self._share()  # complain at once
+        self._share()  # raises at once if the total batch size does not fit
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        """Go on at the position of `state_dict`. A batch counts as consumed when it is handed out."""
+        """Continue at the position of `state_dict`. A batch counts as consumed when it is yielded."""
         mine = self._share()
         groups = np.zeros(len(self.dataset), bool)
         if self.aspect_ratio_grouping:
@@ -79,7 +81,7 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the stream, in batches that were handed out, and what the stream depends on."""
+        """The position in the stream (the number of batches yielded), and the values that the stream depends on."""
         return {
             "batches": self._consumed,
             "seed": self.seed,
@@ -88,15 +90,15 @@ class TrainLoader:
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration go on where `state` was taken, with its seed.
+        """Let the next iteration continue where `state` was taken, with its seed.
 
-        Raises InputError if the number of images or the total batch size is another one.
+        Raises InputError if the number of images or the total batch size has changed.
         """
         for name, value in self.state_dict().items():
             if name in ("num_images", "total_batch_size") and state[name] != value:
                 raise InputError(
                     f"cannot resume: the checkpoint was written with {name}={state[name]}, now it is {value}; restore "
-                    "it, or start anew from the weights alone (train.init_checkpoint)"
+                    "it, or start again from only the weights (train.init_checkpoint)"
                 )
         self._consumed = state["batches"]
         self.seed = state["seed"]
@@ -114,12 +116,13 @@ class TrainLoader:
 
 
 class TestLoader:
-    """Each image once, in the order of the dataset; process r of n takes images r, r + n, r + 2n, ...
+    """Batches of each image once, in the order of the dataset; process r of n takes images r, r + n, r + 2n, ...
 
-    Nothing is padded or repeated: the processes together yield each image exactly once, so one may have a batch less.
+    No image is repeated to fill a batch, so that some processes may have one batch less than others. The arguments
+    are as for `TrainLoader`; `batch_size` is the number of images per process.
     """
 
-    __test__ = False  # pytest: this is no test
+    __test__ = False  # tells pytest that this class is not a test
 
     def __init__(
         self,
@@ -132,11 +135,8 @@ class TestLoader:
     ) -> None:
         _require("batch_size", batch_size, least=1)
         _require("num_workers", num_workers, least=0)
-        self.dataset = dataset
-        self.transform = transform
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.size_divisor = size_divisor
+        self.dataset, self.transform = dataset, transform
+        self.batch_size, self.num_workers, self.size_divisor = batch_size, num_workers, size_divisor
 
     def __len__(self) -> int:
         """Number of batches of this process."""
@@ -155,8 +155,8 @@ class TestLoader:
 def grouped_batches(groups: np.ndarray, *, batch_size: int, seed: int) -> Iterator[list[Draw]]:
     """Endless batches of (index, position), each with images of one group only.
 
-    groups: bool [I], the group of each image. Epoch e is a permutation that depends on (seed, e); an image waits
-    until its group has a full batch, so every image occurs once per epoch, sooner or later.
+    `groups` is bool [I], the group of each image. Epoch e is a permutation that depends on (seed, e). An image waits
+    until its group has a full batch; its batch may therefore be yielded in a later epoch.
     """
     waiting: dict[bool, list[Draw]] = {False: [], True: []}
     position = 0
@@ -174,9 +174,9 @@ def grouped_batches(groups: np.ndarray, *, batch_size: int, seed: int) -> Iterat
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch on its way out of a worker.
+    """The form in which a batch leaves a worker.
 
-    The targets travel as two tensors, however many images there are: each tensor of a worker costs a file descriptor.
+    All targets together are two tensors, because each tensor that a worker sends needs a file descriptor.
     """
 
     batch: ImageBatch  # without targets
@@ -185,7 +185,7 @@ class _Parcel:
     counts: tuple[int, ...]  # objects per image
 
     def pin_memory(self) -> _Parcel:
-        """What DataLoader calls where it is to pin."""
+        """Pin the tensors; DataLoader calls this if it pins memory."""
         batch = replace(self.batch, pixels=self.batch.pixels.pin_memory(), mask=self.batch.mask.pin_memory())
         return replace(self, batch=batch, labels=self.labels.pin_memory(), boxes=self.boxes.pin_memory())
 
@@ -197,7 +197,7 @@ class _Parcel:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """The message of an InputError, which would become a traceback on its way out of a worker."""
+    """The message of an InputError. The error itself would leave the worker as a traceback."""
 
     message: str
 
@@ -207,7 +207,7 @@ class _Refusal:
 
 
 class _TransformedDataset(Dataset):
-    """Samples after their transform, which draws from generators that are seeded by (seed, position)."""
+    """Samples after their transform, which uses generators that are seeded by (seed, position)."""
 
     def __init__(self, dataset: CocoDetection, transform: Transform | None, *, seed: int) -> None:
         self.dataset = dataset
@@ -228,12 +228,12 @@ class _TransformedDataset(Dataset):
 
 @contextmanager
 def _isolated_random_numbers(seed: int, position: int) -> Iterator[None]:
-    """Seed torch, numpy and Python by (seed, position); put their states back afterwards."""
+    """Inside, torch, numpy and Python are seeded by (seed, position); afterwards their states are restored."""
     words = np.random.SeedSequence([seed, position]).generate_state(4, np.uint32)
-    # A transform that its user wrote may draw from any of the three global generators.
+    # A transform that a user wrote may draw from any of the three global generators.
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: without workers that would reset the run's CUDA generators as well.
+        # Without workers, torch.manual_seed would also reset the CUDA generators of the run.
         torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
         np.random.seed(words)  # noqa: NPY002
         random.seed(words.tobytes())
@@ -251,7 +251,7 @@ def _pack(samples: list[Sample | InputError], *, size_divisor: int) -> _Parcel |
             return _Refusal(str(sample))
         images.append(sample)
     batch = collate(images, size_divisor=size_divisor)
-    targets = batch.targets or ()  # of a dataset's samples there are always some
+    targets = batch.targets or ()  # a batch of samples always has targets
     return _Parcel(
         batch=replace(batch, targets=None),
         labels=torch.cat([target.labels for target in targets]),
@@ -269,21 +269,21 @@ def _batches(source: _TransformedDataset, draws: Any, *, num_workers: int, size_
         collate_fn=partial(_pack, size_divisor=size_divisor),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_main_process if num_workers else None,
-        generator=torch.Generator(),  # else it draws a seed from the global generator, and a resumed run differs
+        generator=torch.Generator(),  # otherwise it draws from the global generator, and a resumed run would differ
     )
     for parcel in parcels:
         yield parcel.open()
 
 
 def _available_cores() -> int:
-    """More workers than these only take turns (and DataLoader warns of them); the stream does not depend on it."""
+    """The cores of this process. More workers would not be faster, and DataLoader would warn about them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _leave_interrupts_to_the_main_process(_worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main process ends its workers itself."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal; the main process ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,7 +1,7 @@
-"""DETR's augmentation, on uint8 pixels and absolute boxes. Each transform is a callable `Sample -> Sample`.
+"""DETR's augmentation for uint8 pixels and absolute boxes. Each transform is a callable `Sample -> Sample`.
 
-Pixels stay uint8 (resizing them is several times faster than resizing floats) and are normalised on the device. All
-random numbers come from torch's default generator, so that one seed decides what happens to a sample.
+Pixels stay uint8, because resizing them is several times faster than resizing floats; the device normalises them
+later. All random numbers come from torch's default generator, so that one seed determines the augmentation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from crossstage.data.batch import Sample, bounding_boxes
 from crossstage.errors import InputError
 
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-EMPTY_BELOW = 1e-5  # pixels; a box that a crop left thinner than this is gone
+EMPTY_BELOW = 1e-5  # pixels; a crop removes boxes of which less than this is left
 
 
 class Resize:
-    """Scale the short edge to `short_edge` pixels, or less where the long edge would exceed `max_size`."""
+    """Scale the short edge to `short_edge` pixels, or to fewer if the long edge would exceed `max_size` pixels."""
 
     def __init__(self, short_edge: int = 800, max_size: int | None = 1333) -> None:
         self.short_edge = _positive("short_edge", short_edge)
@@ -32,7 +32,7 @@ class Resize:
 
 
 class RandomFlip:
-    """Mirror left and right with the given probability; nothing else."""
+    """Mirror the image horizontally with a given probability."""
 
     def __init__(self, probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
@@ -44,11 +44,16 @@ class RandomFlip:
 
 
 class DetrAugmentation:
-    """DETR's training augmentation: a flip, then, at even odds, a resize or (resize, crop, resize).
+    """DETR's training augmentation: a flip; then, with equal probability, a resize, or a resize, a crop and a resize.
 
-    short_edges, max_size: the final resize draws its short edge from the former.  crop_short_edges: the short edge
-    before a crop, without a limit on the long one.  crop_size: least and largest side of the crop, both sides drawn
-    on their own. Boxes are clipped by the crop, and those that it left empty are removed.
+    The crop clips the boxes and removes those that become empty. All lengths are in pixels.
+
+    Args:
+        short_edges: the final resize draws its short edge from these.
+        max_size: limit of the long edge for the final resize; None means no limit.
+        crop_short_edges: the resize before a crop draws its short edge from these, without a limit on the long edge.
+        crop_size: smallest and largest side of the crop; height and width are drawn independently.
+        flip_probability: probability of the flip.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class DetrAugmentation:
 
 
 def resize(sample: Sample, *, short_edge: int, max_size: int | None) -> Sample:
-    """Keep the aspect ratio (up to rounding); bilinear with antialiasing, as PIL's."""
+    """Resize with the aspect ratio kept (up to rounding), bilinear with antialiasing as in PIL; see `resized_size`."""
     height, width = resized_size(sample.size, short_edge=short_edge, max_size=max_size)
     if (height, width) == sample.size:
         return sample
@@ -98,7 +103,7 @@ def resized_size(size: tuple[int, int], *, short_edge: int, max_size: int | None
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirror left and right."""
+    """Mirror the image horizontally."""
     return replace(
         sample,
         pixels=transform.horizontal_flip(sample.pixels),
@@ -107,7 +112,16 @@ def flip(sample: Sample) -> Sample:
 
 
 def random_crop(sample: Sample, *, least: int, largest: int) -> Sample:
-    """Cut out a random window, each side uniform in least..largest, or the image's where that is smaller."""
+    """Cut out a random window.
+
+    Args:
+        sample: the image.
+        least: smallest side of the window in pixels.
+        largest: largest side of the window in pixels. Both limits are reduced to the size of a smaller image.
+
+    Returns:
+        The window, with the boxes inside; see `crop`.
+    """
     height, width = sample.size
     crop_height = _randint(min(height, least), min(height, largest))
     crop_width = _randint(min(width, least), min(width, largest))
@@ -116,7 +130,7 @@ def random_crop(sample: Sample, *, least: int, largest: int) -> Sample:
 
 
 def crop(sample: Sample, *, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut out a window that lies inside of the image; clip the boxes to it, remove those outside with their labels."""
+    """Cut out a window inside the image (all in pixels). Boxes are clipped to it; those outside are removed."""
     corners = sample.boxes.as_subclass(Tensor) - torch.tensor([left, top, left, top])
     corners = torch.minimum(corners.clamp(min=0), torch.tensor([width, height, width, height]))
     kept = (corners[:, 2:] - corners[:, :2] > EMPTY_BELOW).all(dim=1)
@@ -129,7 +143,7 @@ def crop(sample: Sample, *, top: int, left: int, height: int, width: int) -> Sam
 
 
 def _randint(low: int, high: int) -> int:
-    """Uniform, both ends included."""
+    """A uniform random number from `low` to `high`, both included."""
     return int(torch.randint(low, high + 1, ()))
 
 

@@ -1,8 +1,8 @@
 """Training runs.
 
-- `run`: a run from its command line to its exit status; read it first
+- `run`: a run, from its command line to its exit status; read it first
 - `setup`: arguments, config, seed, devices and processes
-- `session`: where a run takes place and what it is made of
+- `session`: the environment and the parts of a run
 - `output`: the output folder
 - `optim`: parameter groups and learning rates
 - `trainer`: the training loop

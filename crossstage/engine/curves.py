@@ -1,4 +1,4 @@
-"""curves.png: how the loss and the AP of a run went."""
+"""Draws curves.png: the losses and the AP of a run over its iterations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ AP_NAMES = ("AP", "AP50", "AP75")
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the losses (left, logarithmic) and the APs (right) of metrics.json's `rows` over the iterations.
+    """Draw losses (left, logarithmic: the total and those of the last stage) and APs (right) over the iterations.
 
-    Of the losses, the total and those of the last stage. Nothing is drawn as long as there is no row.
+    Args:
+        rows: the rows of metrics.json; without any, the picture is empty.
+        path: the picture to write.
     """
     losses = sorted({name for row in rows for name in row if name == "total_loss" or _of_last_stage(name)})
     scores = [name for name in sorted({name for row in rows for name in row}) if name.split("/")[-1] in AP_NAMES]

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, by timm."""
+"""Keeps an exponential moving average of a model's weights, with timm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crossstage.errors import InputError
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """The live tensors of `model.state_dict()`, each once: of several names of a shared tensor, the first."""
+    """The tensors of `model.state_dict()` (not copies), each once: a shared tensor under the first of its names."""
     seen: set[int] = set()
     unique = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -26,12 +26,12 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
 class ModelEma(ModelEmaV3):
     """Keeps average = decay * average + (1 - decay) * weights in `module`, a copy of the model to evaluate.
 
-    Floating-point parameters and buffers are averaged, others are copied. A tensor that the model has under several
-    names moves once per step; timm's own loop would move it once per name.
+    Floating-point parameters and buffers are averaged, others are copied. A tensor with several names is updated once
+    per step; timm's own loop would update it once per name.
     """
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
-        """Take in the weights of this step; `update` calls it without gradients."""
+        """Update the averages with the weights of this step; `update` calls this method without gradients."""
         averages, weights = unique_state(self.module), unique_state(model)
         floats = [name for name, average in averages.items() if average.is_floating_point()]
         torch._foreach_lerp_([averages[name] for name in floats], [weights[name] for name in floats], 1 - decay)
@@ -39,12 +39,12 @@ class ModelEma(ModelEmaV3):
             averages[name].copy_(weights[name])
 
     def averages(self) -> dict[str, Tensor]:
-        """The averages by name, shared tensors once: what a checkpoint holds as "ema_state"."""
+        """The averages by name, shared tensors once; a checkpoint holds them as "ema_state"."""
         return {name: average.detach() for name, average in unique_state(self.module).items()}
 
     @torch.no_grad()
     def load_averages(self, state: Mapping[str, Tensor]) -> None:
-        """Take over averages. Raises InputError if the names are not those of the model."""
+        """Replace the averages by those of a checkpoint. Raises InputError if the names do not match."""
         averages = self.averages()
         if different := state.keys() ^ averages.keys():
             raise InputError(f"ema_state of the checkpoint does not fit the model: {', '.join(sorted(different)[:5])}")
@@ -53,12 +53,15 @@ class ModelEma(ModelEmaV3):
 
 
 def build_ema(model: nn.Module, options: DictConfig) -> ModelEma:
-    """The average that train.model_ema describes, which begins with the model's weights.
+    """Build the average that train.model_ema describes. It begins with the weights of the model.
 
     Args:
-        model: on its device, with its initial weights.
-        options: `decay`; with `use_warmup` the decay of step t is 1 - (1 + t / warmup_gamma) ** -warmup_power as long
-            as that is less.
+        model: the model on its device, with its initial weights.
+        options: the node train.model_ema. With `use_warmup`, the decay of step t is the smaller one of `decay` and
+            1 - (1 + t / warmup_gamma) ** -warmup_power.
+
+    Returns:
+        The average.
     """
     return ModelEma(
         model,

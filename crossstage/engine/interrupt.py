@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+"""Handles Ctrl-C and SIGTERM: the run finishes its step, saves and stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A run was stopped by a signal after its state was saved; `status` is the exit status (128 + signal)."""
+    """A signal stopped a run after its state was saved; `status` is the exit status (128 + signal number)."""
 
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
@@ -18,9 +18,10 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Inside `with`, the first SIGINT or SIGTERM is noted in `received`; a second one interrupts at once.
+    """Inside `with`, the first SIGINT or SIGTERM is stored in `received`; a second one interrupts at once.
 
-    quiet: say nothing (a process beside the first).
+    Args:
+        quiet: whether to print nothing; for all processes but the first.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -43,7 +44,7 @@ class StopSignals:
         self.received = number
         self._restore()
         if not self._quiet:
-            # Not through the log, which the signal may have interrupted in the middle of a line.
+            # Written directly, because the signal may have interrupted the log in the middle of a line.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: finishing this step, then saving; once more stops at once\n".encode())
 

@@ -1,4 +1,4 @@
-"""What a run tells: log.txt, the terminal, metrics.json, TensorBoard, Weights & Biases, curves.png."""
+"""The output of a run: log.txt, the terminal, metrics.json, TensorBoard, Weights & Biases, curves.png."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
 
 
 class RunLog:
-    """Inside `with`, our loggers write to the terminal and, once `open_file` was called, to a file.
+    """Inside `with`, our loggers write to the terminal and, after `open_file`, to a file.
 
-    quiet: errors alone, for the processes beside the first.  console: for a progress bar to share.
+    Progress bars must use the attribute `console`.
+
+    Args:
+        quiet: whether to log only errors; for all processes but the first.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -52,12 +55,12 @@ class RunLog:
         return self
 
     def open_file(self, path: Path) -> None:
-        """Write to `path` too, beginning with what was said before."""
+        """Also write to `path` from now on, beginning with everything that was logged before."""
         file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(PLAIN)
         self._early.setTarget(file)
         self._early.flush()
-        self._early.flushLevel = logging.NOTSET  # from now on, at once
+        self._early.flushLevel = logging.NOTSET  # from now on, every record is written at once
         self._handlers.append(file)
 
     def __exit__(self, *error: object) -> None:
@@ -72,9 +75,9 @@ class RunLog:
 
 
 class _TerminalHandler(RichHandler):
-    """Prints above the progress bar, on a terminal; what the bar shows anyway is left out there.
+    """On a terminal, prints above the progress bar and leaves out the lines whose numbers the bar shows.
 
-    Rich's own `render` lays records out as a table, whose columns would break the lines of a log that is piped.
+    Rich's own `render` makes a table of the records, and its columns would break the lines of a piped log.
     """
 
     def __init__(self, console: Console) -> None:
@@ -85,12 +88,19 @@ class _TerminalHandler(RichHandler):
     def render(
         self, *, record: logging.LogRecord, traceback: Traceback | None, message_renderable: ConsoleRenderable
     ) -> ConsoleRenderable:
-        """The formatted record alone."""
+        """Return the formatted record without a table."""
         return message_renderable
 
 
 class LogBook:
-    """Where the first process writes the numbers of a training run; `with` closes it."""
+    """Writes the numbers of a training run, in the first process only; `with` closes all files.
+
+    Args:
+        output_dir: the output folder.
+        console: the terminal for the progress bar.
+        start: first iteration of this start of the run; later numbers of an interrupted run are removed.
+        config: the config of the run.
+    """
 
     def __init__(self, output_dir: Path, console: Console, *, start: int, config: DictConfig) -> None:
         self.output_dir = output_dir
@@ -148,7 +158,7 @@ class LogBook:
 
 
 def training_line(iteration: int, values: Mapping[str, float]) -> str:
-    """detectron2's line for a terminal, with the losses of the last stage alone."""
+    """detectron2's line for the terminal, but only with the losses of the last stage."""
     losses = [name for name in values if name == "total_loss" or (name.startswith("loss_") and name.count("_") == 1)]
     parts = [f"eta: {timedelta(seconds=int(values['eta_seconds']))}", f"iter: {iteration}"]
     parts += [f"{name}: {values[name]:.4g}" for name in sorted(losses, key=lambda name: name != "total_loss")]
@@ -176,7 +186,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _start_wandb(config: DictConfig, output_dir: Path) -> Any:
-    import wandb  # an extra; `setup.check_values` made sure that it is there
+    import wandb  # an optional package; `setup.check_values` has checked that it is installed
 
     params: Any = OmegaConf.to_container(config.train.wandb.params, resolve=True)
     return wandb.init(**{"dir": str(output_dir), **params}, config={"yaml": (output_dir / "config.yaml").read_text()})

@@ -19,14 +19,19 @@ from crossstage.errors import NonFiniteError
 from crossstage.files import write_text
 from crossstage.structures import Losses
 
-WINDOW = 20  # iterations that a logged value is the median of
+WINDOW = 20  # a logged value is the median of this many iterations
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One batch of an iteration: its numbers by name, on the device until they are collected, and its images.
+    """The numbers and the images of one batch. The numbers stay on the device until `settle` copies them.
 
-    num_losses: so many of the names, the first ones, are losses: they have to be finite for training to go on.
+    Attributes:
+        iteration: the iteration, counted from 0.
+        names: the names of the numbers; the losses come first.
+        num_losses: how many of the numbers are losses, which must be finite.
+        values: the numbers, float32 [len(names)].
+        image_ids: the images of the batch.
     """
 
     iteration: int
@@ -37,16 +42,23 @@ class StepRecord:
 
     @classmethod
     def of(cls, iteration: int, losses: Losses, image_ids: tuple[int, ...]) -> StepRecord:
-        """The terms, their total as `total_loss`, and the metrics."""
+        """Make the record of a batch: the loss terms, their total as `total_loss`, and the metrics."""
         numbers = {**losses.terms, "total_loss": losses.total, **losses.metrics}
         values = torch.stack([value.detach().float() for value in numbers.values()])
         return cls(iteration, tuple(numbers), len(losses.terms) + 1, values, image_ids)
 
 
 def settle(records: list[StepRecord]) -> list[dict[str, float]]:
-    """Bring the metrics of some iterations to the host, in one transfer, and check that all losses are finite.
+    """Copy the numbers of several batches to the host in one transfer, and check that all losses are finite.
 
-    Raises NonFiniteError naming the first iteration where one is not, the losses, and the images.
+    Args:
+        records: the batches.
+
+    Returns:
+        The numbers of each batch, by name.
+
+    Raises:
+        NonFiniteError: names the first iteration with a loss that is not finite, the losses, and the images.
     """
     if not records:
         return []
@@ -82,7 +94,7 @@ class History:
         self._values: dict[str, deque[float]] = {}
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Take the metrics of one iteration in."""
+        """Add the metrics of one iteration."""
         for name, value in row.items():
             self._values.setdefault(name, deque(maxlen=WINDOW)).append(value)
 
@@ -91,22 +103,22 @@ class History:
         return {name: statistics.median(values) for name, values in self._values.items()}
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Plain lists."""
+        """The values as plain lists."""
         return {name: list(values) for name, values in self._values.items()}
 
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._values = {name: deque(values, maxlen=WINDOW) for name, values in state.items()}
 
 
 class MetricsFile:
-    """metrics.json: one JSON object a line, sorted keys, NaN as bare NaN, each with its zero-based `iteration`."""
+    """metrics.json: one JSON object per line with sorted keys and the `iteration`, counted from 0; NaN is `NaN`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """Write one line, durably: a checkpoint that is written later must not know more than this file."""
+        """Write one line and flush it to the disk, so that no later checkpoint is ahead of this file."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**values, "iteration": iteration}, sort_keys=True) + "\n")
             file.flush()
@@ -125,7 +137,7 @@ class MetricsFile:
         return rows
 
     def truncate(self, iteration: int) -> None:
-        """Forget everything from `iteration` on: a resumed run will write it again."""
+        """Remove all rows from `iteration` on, because a resumed run will write them again."""
         if self.path.is_file():
             rows = [row for row in self.read() if row["iteration"] < iteration]
             write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

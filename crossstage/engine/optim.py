@@ -28,24 +28,23 @@ def parameter_groups(
     decay_factors: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of a model, merged by learning rate and weight decay.
-
-    A parameter's factor is that of the first key which is part of the parameter's full name, 1 without such a key.
+    """The trainable parameters of a model, grouped by learning rate and weight decay.
 
     Args:
-        model: whose parameters; a shared one appears once.
-        base_lr: multiplied by `lr_factors`.
-        weight_decay: multiplied by `decay_factors`.
-        weight_decay_norm: for the parameters of normalisation layers; biases elsewhere get `weight_decay`.
-        lr_factors: part of a name -> factor on `base_lr`.
-        decay_factors: part of a name -> factor on `weight_decay`, for normalisation layers too.
-        no_decay: parts of names; such parameters get no weight decay (Swin's relative position biases).
+        model: the model; a shared parameter appears once.
+        base_lr: the learning rate.
+        weight_decay: for all parameters without another rule, biases included.
+        weight_decay_norm: for the parameters of normalisation layers.
+        lr_factors: factors on `base_lr`, by a part of the parameter's full name; the first part that occurs is used.
+        decay_factors: factors on `weight_decay`, by a part of the name as in `lr_factors`. They also apply to
+            normalisation layers, which then ignore `weight_decay_norm`.
+        no_decay: parts of names; parameters with one of them get no weight decay (Swin's relative position biases).
 
     Returns:
-        Parameter groups for an optimizer's `params`.
+        The groups, as the argument `params` of an optimizer.
 
     Raises:
-        InputError: if nothing is trainable.
+        InputError: if no parameter is trainable.
     """
     lr_factors, decay_factors = dict(lr_factors or {}), dict(decay_factors or {})
     _warn_of_unused(model, lr_factors=lr_factors, decay_factors=decay_factors, no_decay=no_decay)
@@ -78,13 +77,21 @@ def _warn_of_unused(model: nn.Module, **options: Iterable[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
     for key, part in ((key, part) for key, parts in options.items() for part in parts):
         if not any(part in name for name in names):
-            logger.warning(f"optimizer.params.{key}: {part!r} is part of no parameter's name, it has no effect")
+            logger.warning(f"optimizer.params.{key}: no parameter's name contains {part!r}, it has no effect")
 
 
 class WarmupParamScheduler(ParamScheduler):
-    """`scheduler`, preceded by a warm-up over the first `warmup_length` (a share in [0, 1)) of the training.
+    """A schedule that begins with a warm-up.
 
-    The warm-up rises linearly from warmup_factor * scheduler(0) to scheduler(warmup_length), as detectron2's does.
+    The warm-up rises linearly from warmup_factor * scheduler(0) to scheduler(warmup_length), as in detectron2.
+
+    Args:
+        scheduler: the schedule without warm-up.
+        warmup_length: length of the warm-up as a share of the training, in [0, 1).
+        warmup_factor: the factor at the beginning.
+
+    Raises:
+        InputError: if `warmup_length` is outside [0, 1).
     """
 
     def __init__(self, scheduler: ParamScheduler, *, warmup_length: float, warmup_factor: float = 0.001) -> None:
@@ -93,7 +100,7 @@ class WarmupParamScheduler(ParamScheduler):
         self.scheduler, self.warmup_length, self.warmup_factor = scheduler, warmup_length, warmup_factor
 
     def __call__(self, where: float) -> float:
-        """The multiplier at `where`, in [0, 1)."""
+        """The multiplier at `where`, the finished share of the training in [0, 1)."""
         if where >= self.warmup_length:
             return self.scheduler(where)
         start, end = self.warmup_factor * self.scheduler(0.0), self.scheduler(self.warmup_length)
@@ -101,9 +108,14 @@ class WarmupParamScheduler(ParamScheduler):
 
 
 class LRMultiplier:
-    """Sets each group's learning rate to its own times multiplier(iteration / max_iter).
+    """Sets the learning rate of each group to its own rate times multiplier(iteration / max_iter).
 
-    The schedule is relative: changing `max_iter` alone stretches it.
+    The schedule is relative to the length of the training: another `max_iter` stretches it.
+
+    Args:
+        optimizer: the optimizer whose groups are changed.
+        multiplier: the factor as a function of the finished share of the training.
+        max_iter: number of iterations.
     """
 
     def __init__(self, optimizer: Optimizer, multiplier: ParamScheduler, *, max_iter: int) -> None:
@@ -118,18 +130,23 @@ class LRMultiplier:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the group with the most tensors: what the log shows."""
+        """The learning rate of the group with the most tensors; the log shows this one."""
         return max(self.optimizer.param_groups, key=lambda group: len(group["params"]))["lr"]
 
     def state_dict(self) -> dict[str, Any]:
-        """For the record: the schedule is a function of the iteration, nothing is needed to resume."""
+        """Values for the record only. Nothing is needed to resume, because the schedule depends on the iteration."""
         return {"max_iter": self.max_iter, "base_lrs": list(self.base_lrs)}
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load moments and step counts; learning rates, decays and betas stay those of the config.
+    """Load moments and step counts. Learning rates, decays and betas stay those of the config.
 
-    Raises InputError if the parameter groups are others.
+    Args:
+        optimizer: the optimizer to change.
+        state: the optimizer's state in a checkpoint.
+
+    Raises:
+        InputError: if the parameter groups have other sizes.
     """
     configured = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -137,7 +154,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     if sizes != saved:
         raise InputError(
             f"cannot resume: the checkpoint's optimizer has groups of {saved} tensors, the config's of {sizes}; "
-            "restore model and optimizer, or start anew from the weights alone (train.init_checkpoint)"
+            "restore model and optimizer, or start again from only the weights (train.init_checkpoint)"
         )
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, configured, strict=True):

@@ -1,4 +1,4 @@
-"""The output folder: usable before anything costly begins, and never written over."""
+"""The output folder: it is checked before anything costly begins, and no earlier run in it is overwritten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.engine")
 
-# What a run writes; pictures and whatever else lies in the folder stay where they are.
+# The files that a run writes. Pictures and other files in the folder are not moved.
 RUN_FILES = (
     "metrics.json",
     "log.txt",
@@ -27,7 +27,7 @@ RUN_FILES = (
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create `folder`. Raises InputError if that, or writing into it, is not possible."""
+    """Create `folder`. Raises InputError if this is not possible, or if it cannot be written to."""
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,10 @@ def prepare_folder(folder: Path) -> None:
 
 
 def set_previous_run_aside(folder: Path) -> Path | None:
-    """Move the files of an earlier run into previous_<time>/ inside `folder`; return that, or None without any."""
+    """Move the files of an earlier run into a new folder previous_<time>/ inside `folder`.
+
+    Returns the new folder, or None if there is no earlier run.
+    """
     files = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
     if not files:
         return None

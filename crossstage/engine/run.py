@@ -1,4 +1,4 @@
-"""A run from its arguments to its exit status: read `run` first."""
+"""A run, from its arguments to its exit status. Read `run` first."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ logger = logging.getLogger("crossstage.engine")
 
 
 def run_to_exit_status(args: argparse.Namespace) -> int:
-    """Train or evaluate; errors of ours propagate.
+    """Train or evaluate. Errors that are not the user's mistakes propagate with their traceback.
 
     Args:
-        args: the command line, as `crossstage.cli.train` parses it.
+        args: the command line, parsed by `crossstage.cli.train`.
 
     Returns:
-        0, or 2 for a mistake in the input, or 128 + signal when stopped.
+        0, or 2 for a mistake in the input, or 128 + signal number if a signal stopped the run.
     """
     status = 0
     try:
         run(args)
     except (InputError, NonFiniteError) as error:
-        # Lightning kills the first process when one that it started fails: let the first say it.
+        # Lightning kills the first process if one that it started fails. The first process must print the error.
         told_by_first = error.known_to_first and not setup.is_first_process()
         if not told_by_first and isinstance(error, NonFiniteError):
             raise
@@ -55,7 +55,7 @@ def run_to_exit_status(args: argparse.Namespace) -> int:
         status = 0 if told_by_first and setup.is_started_by_fabric() else 2
     except Interrupted as stop:
         if setup.is_first_process():
-            print(f"{stop}; go on with the same command and --resume", file=sys.stderr)
+            print(f"{stop}; continue with the same command and --resume", file=sys.stderr)
         status = 0 if setup.is_started_by_fabric() else stop.status
     except KeyboardInterrupt:
         if setup.is_first_process():
@@ -67,7 +67,7 @@ def run_to_exit_status(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> Results:
-    """Everything from the config to the results. Raises InputError, Interrupted, NonFiniteError."""
+    """Do everything from the config to the results. Raises InputError, Interrupted and NonFiniteError."""
     cfg = setup.load_config(args.config_file, args.opts)
     device, notice = setup.choose_device(args, cfg.train)
     output_dir = Path(cfg.train.output_dir)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> Results:
             results = evaluate(session) if args.eval_only else train(session, resumes=resumes, asked=args.resume)
         patience = 60.0
     except (InputError, NonFiniteError, Interrupted):
-        patience = 10.0  # the other processes were told, too
+        patience = 10.0  # the other processes know about the error too, and will end
         raise
     finally:
         end_started_processes(fabric, patience=patience)
@@ -98,7 +98,16 @@ def run(args: argparse.Namespace) -> Results:
 
 
 def train(session: Session, *, resumes: bool, asked: bool) -> Results:
-    """Train from the beginning or from the last checkpoint, then evaluate and say where everything is."""
+    """Train from the beginning or from the last checkpoint, evaluate, and log where the results are.
+
+    Args:
+        session: the environment of the run.
+        resumes: whether to continue from the last checkpoint.
+        asked: whether the command line has --resume.
+
+    Returns:
+        The scores of the last evaluation.
+    """
     cfg, processes, folder = session.cfg, session.processes, session.output_dir
     checkpointer = Checkpointer(folder)
     checkpoint = None
@@ -116,7 +125,7 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     parts.model.to(session.fabric.device)
     trainer = processes.together(lambda: build_trainer(session, parts, load=checkpoint is None))
     processes.on_first(lambda: settle_folder(session, resumes=resumes, asked=asked))
-    seed_all(cfg.train.seed + processes.rank)  # from here on the processes draw numbers of their own
+    seed_all(cfg.train.seed + processes.rank)  # from here on each process draws different random numbers
     if checkpoint is not None:
         logger.info(f"resuming from {path}: iteration {checkpoint['iteration'] + 1} of {cfg.train.max_iter}")
     results = trainer.train(checkpoint)
@@ -126,7 +135,7 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
 
 
 def build_parts(cfg: DictConfig, *, trains: bool) -> Parts:
-    """Build model, loaders and evaluator, and compare their classes. Without `trains`, no loader for training."""
+    """Build model, loaders and evaluator, and compare their classes; the training loader only if `trains` is true."""
     parts = Parts(
         model=instantiate(cfg.model),
         train_loader=instantiate(cfg.dataloader.train) if trains else None,
@@ -139,7 +148,7 @@ def build_parts(cfg: DictConfig, *, trains: bool) -> Parts:
 
 
 def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
-    """Load the initial weights, if `load`, and build the optimizer for the model's parameters."""
+    """Load the initial weights if `load` is true, and build the optimizer and the trainer."""
     cfg = session.cfg
     if load and cfg.train.init_checkpoint:
         load_initial_weights(cfg, parts, fine_tuning=True)
@@ -150,7 +159,7 @@ def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
 
 
 def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, ema: bool = False) -> None:
-    """Load train.init_checkpoint, through the rename table `train.checkpoint_names` if there is one."""
+    """Load train.init_checkpoint, with the rename table train.checkpoint_names if the config has one."""
     names = instantiate(cfg.train.checkpoint_names) if cfg.train.get("checkpoint_names") else None
     path = cfg.train.init_checkpoint
     checkpoint = load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning)
@@ -161,14 +170,14 @@ def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, em
 
 
 def preflight(parts: Parts) -> None:
-    """Look at the datasets before anything depends on them."""
+    """Check the files of the datasets before the run starts."""
     for loader in parts.loaders:
         if hasattr(loader.dataset, "preflight"):
             loader.dataset.preflight()
 
 
 def check_classes(model: nn.Module, loader: Any) -> None:
-    """Raise InputError if the model and the dataset have another number of classes."""
+    """Raise InputError if the model and the dataset have different numbers of classes."""
     ours, theirs = getattr(model, "num_classes", None), getattr(loader.dataset, "num_classes", None)
     if ours is not None and theirs is not None and ours != theirs:
         file = getattr(loader.dataset, "json_file", "the dataset")
@@ -176,7 +185,7 @@ def check_classes(model: nn.Module, loader: Any) -> None:
 
 
 def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_iter: int) -> None:
-    """Raise InputError if a checkpoint cannot be resumed with this model, these classes, this length."""
+    """Raise InputError if a checkpoint does not fit the model, the classes or the length of this run."""
     if checkpoint["iteration"] >= max_iter:
         raise InputError(
             f"train.max_iter={max_iter}: {path} has already done {checkpoint['iteration'] + 1} iterations; expected at "
@@ -192,11 +201,11 @@ def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_
 
 
 def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
-    """Set an earlier run's files aside unless it is resumed; write config.yaml; open log.txt."""
+    """Move the files of an earlier run away unless it is resumed; write config.yaml; open log.txt."""
     folder = session.output_dir
     remove_leftovers(folder)
     if asked and not resumes:
-        logger.info(f"--resume: {folder} has no checkpoint to resume from, starting anew")
+        logger.info(f"--resume: {folder} has no checkpoint to resume from, starting from the beginning")
     aside = None if resumes else set_previous_run_aside(folder)
     if aside is not None:
         logger.info(f"{folder} held an earlier run; its files are now in {aside}")
@@ -224,7 +233,7 @@ def evaluate(session: Session) -> Results:
 
 
 def closing_words(session: Session, results: Results) -> str:
-    """AP, AP50, and where to find what the run made."""
+    """The last lines of the log: AP, AP50, and where the files of the run are."""
     folder = session.output_dir
     lines = ["done"]
     for task, scores in results.items():

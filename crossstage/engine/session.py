@@ -1,4 +1,4 @@
-"""Where a run takes place, what it is made of, and what an evaluation of it gives."""
+"""The environment of a run (`Session`), its parts (`Parts`), and the scores of its model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Results = dict[str, dict[str, float]]  # task ("bbox") -> score name -> percent
 
 @dataclass(frozen=True)
 class Session:
-    """Where a run takes place: its config, its processes and devices, its folder, its log."""
+    """The environment of a run: config, devices (`fabric`), processes, output folder and log."""
 
     cfg: DictConfig
     fabric: Fabric
@@ -32,7 +32,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is trained and evaluated, as the config describes it."""
+    """The parts that the config describes: what is trained and evaluated, and with which data."""
 
     model: nn.Module
     train_loader: Any
@@ -41,12 +41,12 @@ class Parts:
 
     @property
     def loaders(self) -> list[Any]:
-        """Those that there are."""
+        """The loaders that exist (train, test)."""
         return [loader for loader in (self.train_loader, self.test_loader) if loader is not None]
 
 
 def score(session: Session, parts: Parts) -> Results:
-    """Evaluate the model as it is, under the run's precision; it notices nothing (see `run_evaluation`)."""
+    """Evaluate the model in the precision of the run; the state of the model stays unchanged (`run_evaluation`)."""
     with session.fabric.autocast():
         return run_evaluation(
             parts.model,
@@ -64,5 +64,5 @@ def save_results(results: Results, folder: Path) -> None:
 
 
 def flat(results: Results) -> dict[str, float]:
-    """{"bbox": {"AP": x}} as {"bbox/AP": x}."""
+    """Turn {"bbox": {"AP": x}} into {"bbox/AP": x}."""
     return {f"{task}/{name}": value for task, scores in results.items() for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""From parsed arguments to processes on devices: config, seed, Lightning Fabric."""
+"""Prepares a run from its parsed arguments: config, seed, and processes on devices (Lightning Fabric)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
 def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
-    """Load and override a config; apply train.fast_dev_run. Raises InputError if a root or a value is wrong.
+    """Load a config, apply overrides and train.fast_dev_run, and check it.
 
-    file: a path, or the short name of one of our configs.
+    Args:
+        file: a path, or the short name of one of our configs.
+        overrides: such as "train.max_iter=1000".
+
+    Returns:
+        The config.
+
+    Raises:
+        InputError: if one of `ROOTS` is missing, or a value is wrong.
     """
     cfg = LazyConfig.load(find_config(file))
     LazyConfig.apply_overrides(cfg, list(overrides))
@@ -62,7 +70,7 @@ TEXTS = ("output_dir", "init_checkpoint", "device")
 
 
 def check_values(train: DictConfig) -> None:
-    """Raise InputError for a value of the train node that is missing or cannot be."""
+    """Raise InputError for a value of the train node that is missing or impossible."""
     for key, least in WHOLE_NUMBERS.items():
         value = _value(train, key)
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -101,7 +109,18 @@ def _require(fits: bool, key: str, value: Any, expected: str) -> None:
 
 
 def choose_device(args: argparse.Namespace, train: DictConfig) -> tuple[str, str]:
-    """("cuda" or "cpu", a line to tell or ""). Raises InputError if more is asked for than there is."""
+    """Choose the device.
+
+    Args:
+        args: the command line.
+        train: the config's train node.
+
+    Returns:
+        "cuda" or "cpu", and a line for the log, or "".
+
+    Raises:
+        InputError: if the run needs a device, or a number of devices, that this machine does not have.
+    """
     device, _, index = train.device.partition(":")
     if device not in ("cuda", "cpu") or index:
         raise InputError(
@@ -133,8 +152,18 @@ def choose_device(args: argparse.Namespace, train: DictConfig) -> tuple[str, str
 def build_fabric(args: argparse.Namespace, train: DictConfig, device: str) -> Fabric:
     """Describe devices, precision and processes to Lightning Fabric; `launch()` then starts the processes.
 
-    torchrun and srun decide over the number of processes; otherwise the arguments do. Raises InputError where they
-    contradict each other.
+    torchrun or srun determine the number of processes; without them the arguments do.
+
+    Args:
+        args: the command line.
+        train: the config's train node.
+        device: "cuda" or "cpu".
+
+    Returns:
+        The Fabric.
+
+    Raises:
+        InputError: for an impossible combination of arguments.
     """
     environment, per_machine, machines = choose_environment(args)
     precision: Any = PRECISIONS[train.amp.dtype] if train.amp.enabled else "32-true"
@@ -161,7 +190,7 @@ def choose_environment(args: argparse.Namespace) -> tuple[Any, int, int]:
         elastic = TorchElasticEnvironment()
         per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return elastic, per_machine, elastic.world_size() // per_machine
-    # A job of one task, or a shell inside an allocation, starts its processes itself.
+    # In a SLURM job of one task, or a shell inside an allocation, we start the processes ourselves.
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and SLURMEnvironment.detect():
         slurm = SLURMEnvironment()
         machines = int(os.environ.get("SLURM_NNODES", "1"))
@@ -187,18 +216,18 @@ def draw_seed() -> int:
 
 
 def make_deterministic() -> None:
-    """Let torch use deterministic algorithms alone; operators that have none raise."""
+    """Allow only deterministic algorithms in torch; operators without one raise an error."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all, before and after there is a process group."""
+    """Whether this process is the one that prints; also correct before the process group exists."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
 
 
 def is_started_by_fabric() -> bool:
-    """Whether Lightning started this process beside the one that a person, torchrun or srun started."""
+    """Whether Lightning started this process, rather than a person, torchrun or srun."""
     external = TorchElasticEnvironment.detect() or int(os.environ.get("SLURM_NTASKS", "1")) > 1
     return not external and os.environ.get("LOCAL_RANK", "0") != "0"

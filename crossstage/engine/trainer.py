@@ -29,7 +29,14 @@ logger = logging.getLogger("crossstage.engine")
 
 
 class Trainer:
-    """Trains `parts.model` for train.max_iter iterations; everything it needs is saved and restored exactly."""
+    """Trains `parts.model` for train.max_iter iterations. Its state can be saved and restored exactly.
+
+    Args:
+        session: the environment of the run.
+        parts: model, loaders and evaluator; the model is on its device.
+        optimizer: the optimizer of the model's parameters.
+        multiplier: the learning rate schedule, see `LRMultiplier`.
+    """
 
     def __init__(self, session: Session, parts: Parts, *, optimizer: Optimizer, multiplier: Any) -> None:
         train = session.cfg.train
@@ -42,7 +49,7 @@ class Trainer:
         self.ema = build_ema(parts.model, train.model_ema) if train.model_ema.enabled else None
         self.checkpointer = Checkpointer(session.output_dir, max_to_keep=train.checkpointer.max_to_keep)
         self.history = History()
-        # On a GPU, asking whether a loss is finite would wait for it: `collect` asks for many steps at once.
+        # On a GPU, a check of every loss would wait for the device. `collect` checks many steps at once instead.
         self.checks_each_step = self.fabric.device.type == "cpu"
         self._pending: list[StepRecord] = []
         self._timings: list[dict[str, float]] = []
@@ -51,7 +58,7 @@ class Trainer:
     def train(self, checkpoint: dict[str, Any] | None = None) -> Results:
         """Run all iterations, or those after `checkpoint`; return the results of the final evaluation.
 
-        Raises Interrupted after SIGINT or SIGTERM, NonFiniteError for a loss that is not finite.
+        Raises Interrupted after SIGINT or SIGTERM, and NonFiniteError for a loss that is not finite.
         """
         start = 0 if checkpoint is None else self.restore(checkpoint)
         max_iter = self.config.max_iter
@@ -93,13 +100,13 @@ class Trainer:
         return results
 
     def step(self, iteration: int, batches: Iterator[ImageBatch], stop: StopSignals) -> int:
-        """One optimizer step on `accumulate` batches. Returns a signal's number if any process has received one."""
+        """Do one optimizer step on `accumulate` batches. Returns the signal that any process has received, or 0."""
         started = time.perf_counter()
         waited = 0.0
         image_ids: tuple[int, ...] = ()
         self.schedule.set(iteration)
         for part in range(self.config.accumulate):
-            # Gradients travel between the processes with the last part only.
+            # The processes exchange gradients only with the last part.
             with self.fabric.no_backward_sync(self.network, enabled=part < self.config.accumulate - 1):
                 asked = time.perf_counter()
                 error, total = None, None
@@ -117,7 +124,7 @@ class Trainer:
         return signal_number
 
     def _losses(self, batch: ImageBatch, iteration: int) -> Tensor:
-        """The model's total loss, which is minimised; all that it tells of the step is kept for the log."""
+        """The model's total loss, which is minimised; the loss terms and metrics are kept for the log."""
         try:
             losses = Losses(*self.network(_Envelope(batch.to(self.fabric.device, non_blocking=True))))
         except NonFiniteError as error:
@@ -129,7 +136,10 @@ class Trainer:
         return losses.total
 
     def _update(self, iteration: int, image_ids: tuple[int, ...]) -> None:
-        """Clip the gradients, step, average. The norm before clipping is kept for the log."""
+        """Clip the gradients, do the optimizer step, update the averaged weights.
+
+        The gradients' norm before clipping is kept for the log.
+        """
         if self.config.clip_grad.enabled:
             clip = self.config.clip_grad.params
             norm = self.fabric.clip_gradients(
@@ -147,13 +157,13 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            # Without a step, timm's decay is the constant one from the beginning.
+            # Without the argument `step`, timm uses the constant decay from the beginning.
             self.ema.update(self.parts.model, step=iteration + 1 if self.ema.use_warmup else None)
 
     def collect(self) -> None:
-        """Bring the metrics since the last call to the host, average them over the processes, add them to the history.
+        """Copy the metrics since the last call to the host, average them over the processes, and store them.
 
-        Raises NonFiniteError on all processes if a loss of any was not finite.
+        Raises NonFiniteError on all processes if a loss of any process was not finite.
         """
         rows = self.processes.together(self._settle_pending)
         for of_ranks in zip(*self.processes.gather(rows), strict=True):
@@ -173,14 +183,14 @@ class Trainer:
         return rows
 
     def training_values(self, iteration: int) -> dict[str, float]:
-        """What a line of metrics.json says of training: medians over the last 20 iterations."""
+        """The values of a training line in metrics.json: medians over the last 20 iterations."""
         self.collect()
         medians = self.history.medians()
         remaining = self.config.max_iter - iteration - 1
         return {**medians, "lr": self.schedule.lr, "eta_seconds": medians["time"] * remaining}
 
     def evaluate(self) -> Results:
-        """Scores of the model's weights, of the averaged ones ("ema_bbox"), or both. Training does not notice."""
+        """Scores of the model's weights, of the averaged ones ("ema_bbox"), or both. Training is not affected."""
         self._share_buffers()
         if self.ema is None:
             return score(self.session, self.parts)
@@ -191,13 +201,13 @@ class Trainer:
         return {**own, **{f"ema_{task}": scores for task, scores in averaged.items()}}
 
     def _share_buffers(self) -> None:
-        """Let all processes evaluate, save and go on with the first one's running means."""
+        """Give all processes the running means of the first one, for evaluation, checkpoints and further training."""
         self.processes.share(self.parts.model.buffers())
         if self.ema is not None:
             self.processes.share(self.ema.module.buffers())
 
     def save(self, name: str, iteration: int) -> None:
-        """Write a checkpoint; all processes wait for it. Raises NonFiniteError, without writing, for bad weights."""
+        """Write a checkpoint; all processes wait for it. If weights are not finite, raise NonFiniteError instead."""
         self.collect()
         self._share_buffers()
         self.processes.together(lambda: check_finite(self.parts.model, iteration))
@@ -209,7 +219,7 @@ class Trainer:
         self.processes.on_first(write)
 
     def state_dict(self, iteration: int, random_states: list[dict[str, Any]]) -> dict[str, Any]:
-        """All that a resumed run needs; tensors and plain containers only. `iteration` is the last one done."""
+        """The state of a run in tensors and plain containers; `iteration` is the last finished one."""
         dataset = getattr(self.parts.train_loader, "dataset", None)
         state = {
             "model": self.parts.model.state_dict(),
@@ -228,7 +238,7 @@ class Trainer:
         return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
 
     def restore(self, state: dict[str, Any]) -> int:
-        """Take over the state of a checkpoint, its weights included; return the iteration to go on with."""
+        """Restore the state of a checkpoint, weights included; return the iteration to continue with."""
         self.parts.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer.optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
@@ -239,33 +249,33 @@ class Trainer:
         if len(state["random"]) == self.processes.count:
             set_random_state(state["random"][self.processes.rank])
         else:
-            logger.warning(f"the checkpoint is of {len(state['random'])} processes: random numbers begin anew")
+            logger.warning(f"the checkpoint is of {len(state['random'])} processes: random numbers start from a seed")
             seed_all(self.config.seed + 1000 * (state["iteration"] + 1) + self.processes.rank)
         return state["iteration"] + 1
 
 
 class _Envelope:
-    """Hides a batch from Fabric, which would otherwise copy the dataclass and convert its tensors."""
+    """Wraps a batch, because Fabric would otherwise copy the dataclass and convert its tensors."""
 
     def __init__(self, batch: ImageBatch) -> None:
         self.batch = batch
 
 
 class _Losses(nn.Module):
-    """What Fabric wraps: opens the envelope. Its only submodule is the model."""
+    """The module that Fabric wraps: it unwraps the batch and calls the model, its only submodule."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, envelope: _Envelope) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The fields of `Losses`, as the tuple and dicts that Fabric and DDP look through for tensors."""
+        """The fields of `Losses` in a tuple and dicts, in which Fabric and DDP can find the tensors."""
         losses = self.model(envelope.batch)
         return losses.total, dict(losses.terms), dict(losses.metrics)
 
 
 def check_finite(model: nn.Module, iteration: int) -> None:
-    """Raise NonFiniteError, naming tensors, if the weights are not finite; one transfer."""
+    """Raise NonFiniteError, which names tensors, if weights are not finite; needs one transfer from the device."""
     floats = {name: tensor for name, tensor in unique_state(model).items() if tensor.is_floating_point()}
     finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
     if bad := [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]:

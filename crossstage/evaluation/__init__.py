@@ -1,4 +1,4 @@
-"""What a detector is worth and what it costs.
+"""Measures the accuracy and the cost of a detector.
 
 - `loop`: runs a model over a data set
 - `coco`: COCO's box metrics

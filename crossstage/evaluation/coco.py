@@ -1,7 +1,7 @@
-"""COCO's box metrics, by faster-coco-eval; a test compares its numbers with those of pycocotools.
+"""COCO's box metrics, by faster-coco-eval. A test compares its numbers with those of pycocotools.
 
-The library gets a cleaned truth. It differs from the file in two points that it would stumble over silently:
-annotations are numbered from 1 (an id of 0 counts as "not matched"), and an annotation without "area" has that of its
+faster-coco-eval gets corrected annotations, because it would silently give wrong numbers in two cases: annotations
+are numbered from 1 (an id of 0 would count as "not matched"), and an annotation without "area" gets the area of its
 box.
 """
 
@@ -28,17 +28,21 @@ from crossstage.structures import Detections, ImageBatch
 logger = logging.getLogger("crossstage.evaluation")
 
 PREDICTIONS_FILE = "coco_instances_results.json"
-AREAS = ("all", "small", "medium", "large")  # the order of the library
+AREAS = ("all", "small", "medium", "large")  # in the order of faster-coco-eval
 
 Records = list[dict[str, Any]]
 
 
 class CocoEvaluator:
-    """AP of the detections of all images of a COCO instances JSON, over all processes; each image counts once.
+    """Computes the AP of the detections in all images of a COCO instances JSON, over all processes.
 
-    output_dir: where to write the predictions as COCO JSON (coco_instances_results.json), replaced as a whole.
-    max_detections: best ones of an image and class that count, 100 in COCO's protocol.
-    Raises InputError if the JSON is not what COCO's format says.
+    Args:
+        json_file: the annotations.
+        output_dir: folder for the predictions as COCO JSON (coco_instances_results.json); None writes none.
+        max_detections: number of detections per image and class that count; 100 in COCO's protocol.
+
+    Raises:
+        InputError: if the JSON does not follow COCO's format.
     """
 
     def __init__(
@@ -62,14 +66,19 @@ class CocoEvaluator:
         self._processes: Processes | None = None
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Remove all detections."""
         self._predictions = {}
 
     def process(self, batch: ImageBatch, detections: Sequence[Detections]) -> None:
-        """Take in the detections of a batch, one for each of `batch.image_ids`, on any device (one transfer).
+        """Add the detections of a batch. An image that was added before is ignored.
 
-        Raises InputError for an image or a class that the JSON does not have, NonFiniteError for a box or score that
-        is not a finite number. An image that comes again is ignored.
+        Args:
+            batch: the images.
+            detections: one per image, on any device; they are copied to the host in one transfer.
+
+        Raises:
+            InputError: for an image or a class that the JSON does not have.
+            NonFiniteError: for a box or a score that is not finite.
         """
         rows = [_rows(of_image) for of_image in detections]
         counts = np.cumsum([len(of_image) for of_image in rows])[:-1]
@@ -79,10 +88,10 @@ class CocoEvaluator:
             self._predictions.setdefault(image_id, of_image)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" ...}} in percent, on all processes.
+        """Compute {"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" ...}} in percent.
 
-        NaN where the dataset has no object of that size or class. Images of the JSON that were never processed count
-        as images without detections; a warning tells how many.
+        All processes get the result. A score is NaN if the dataset has no object of this size or class. Images of
+        the JSON that were not processed count as images without detections; a warning gives their number.
         """
         if self._processes is None:
             self._processes = Processes()
@@ -147,10 +156,12 @@ class CocoEvaluator:
 
 @dataclass(frozen=True)
 class Curves:
-    """What COCO's numbers are means of; -1 where there is no object.
+    """The values from which COCO's numbers are averaged; -1 if there is no object.
 
-    precision: [10 IoU thresholds, 101 recalls, K, 4 areas, 3 limits].  recall: [10, K, 4, 3].  The limits are 1, 10 and
-    max_detections detections an image and class.
+    Attributes:
+        precision: [10 IoU thresholds, 101 recalls, K classes, 4 areas, 3 limits]. The limits are 1, 10 and
+            max_detections detections per image and class.
+        recall: [10 IoU thresholds, K classes, 4 areas, 3 limits].
     """
 
     precision: np.ndarray
@@ -159,7 +170,7 @@ class Curves:
     def twelve_numbers(self) -> list[float]:
         """COCO's summary, in its order: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, in [0, 1].
 
-        NaN where COCO says -1: no such object.
+        A number is NaN, where COCO has -1, if there is no such object.
         """
         precision, recall = self.precision[..., -1], self.recall
         averages = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0]]
@@ -170,7 +181,16 @@ class Curves:
 
 
 def evaluated_curves(truth: dict[str, Records], records: Records, *, max_detections: int = 100) -> Curves:
-    """Evaluate COCO results against `read_truth`."""
+    """Evaluate COCO results.
+
+    Args:
+        truth: from `read_truth`.
+        records: the results, in COCO's format.
+        max_detections: number of detections per image and class that count.
+
+    Returns:
+        The curves.
+    """
     truth_index, result_index = COCO(), COCO()
     results = [
         {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
@@ -188,7 +208,7 @@ def evaluated_curves(truth: dict[str, Records], records: Records, *, max_detecti
 
 
 def read_truth(json_file: str | Path) -> dict[str, Records]:
-    """The images, categories and annotations of a COCO JSON as the library needs them (see above).
+    """The images, categories and corrected annotations of a COCO JSON (see the module's description).
 
     The file must have passed `crossstage.data.coco_json.read_coco`.
     """
@@ -222,7 +242,7 @@ def _with_sizes(rows: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is there (not -1); NaN if nothing is."""
+    """Mean of the values that are not -1; NaN if there are none."""
     there = values[values > -1]
     return float(there.mean()) if there.size else float("nan")
 

@@ -1,7 +1,7 @@
-"""What a model costs: parameters and multiply-adds, by part.
+"""The cost of a model: parameters and multiply-adds of each part.
 
-Counted by fvcore in a traced forward pass: one multiply-add is one, as in the papers' "FLOPs". Element-wise work,
-softmax and top-k are not counted, neither here nor there.
+fvcore counts them in a traced forward pass. One multiply-add counts as one, as in the "FLOPs" of the papers.
+Element-wise operations, softmax and top-k are not counted, neither here nor in the papers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from crossstage.structures import ImageBatch
 
 @dataclass(frozen=True)
 class Cost:
-    """A part of a model ("total" is the whole): parameters, how many of them are trained, multiply-adds a batch."""
+    """The cost of a part of a model.
+
+    Attributes:
+        name: name of the part; "total" is the whole model.
+        parameters: number of parameters.
+        trainable: number of parameters that are trained.
+        multiply_adds: number of multiply-adds for the batch.
+    """
 
     name: str
     parameters: int
@@ -30,10 +37,16 @@ class Cost:
 
 
 def model_cost(model: nn.Module, batch: ImageBatch) -> list[Cost]:
-    """The cost of each direct child of `model` that has any, and of the whole, which comes last.
+    """The cost of each direct child of a model that has any, and of the whole model, which comes last.
 
-    A parameter that several parts share counts in each of them, and once in the total. The model is traced in
-    evaluation mode on `batch`, which must be on its device, and left as it was.
+    A parameter that several parts share counts in each of them, and once in the total.
+
+    Args:
+        model: traced in evaluation mode; its mode is restored afterwards.
+        batch: images on the device of the model.
+
+    Returns:
+        The costs.
     """
     with evaluation_mode(model), torch.no_grad():
         analysis = FlopCountAnalysis(_Traceable(model, batch), (batch.pixels, batch.mask))
@@ -46,7 +59,7 @@ def model_cost(model: nn.Module, batch: ImageBatch) -> list[Cost]:
 
 
 def cost_table(costs: Iterable[Cost]) -> str:
-    """Plain text: a line a part, parameters in millions, multiply-adds in thousands of millions."""
+    """Plain text with one line per part: parameters in millions, multiply-adds in thousands of millions."""
     rows: list[tuple[str, ...]] = [("part", "parameters", "trainable", "GFLOPs")]
     for cost in costs:
         millions = (f"{count / 1e6:.3f} M" for count in (cost.parameters, cost.trainable))
@@ -60,7 +73,7 @@ def cost_table(costs: Iterable[Cost]) -> str:
 
 
 class _Traceable(nn.Module):
-    """The model as the tracer wants it: tensors in, a tensor out."""
+    """The model in the form that the tracer needs: tensors in, one tensor out."""
 
     def __init__(self, model: nn.Module, batch: ImageBatch) -> None:
         super().__init__()
@@ -105,7 +118,7 @@ def _batched_sum_of_products(inputs: Sequence[Any], _outputs: Sequence[Any]) -> 
     return math.prod(left) * right[-1]
 
 
-# What fvcore does not know.
+# Operators that fvcore cannot count.
 HANDLES = {
     "aten::embedding_bag": _embedding_bag,
     "aten::scaled_dot_product_attention": _dot_product_attention,

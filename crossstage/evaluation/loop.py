@@ -1,4 +1,4 @@
-"""Runs a model over a dataset and asks an evaluator what it is worth."""
+"""Runs a model over a dataset and passes the detections to an evaluator."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from crossstage.structures import Detections, ImageBatch
 
 logger = logging.getLogger("crossstage.evaluation")
 
-REPORT_SECONDS = 30  # between plain lines
-TABLE_COLUMNS = 3  # classes side by side
+REPORT_SECONDS = 30  # between two lines of the log
+TABLE_COLUMNS = 3  # classes per line
 
 Item = TypeVar("Item")
 Results = dict[str, dict[str, float]]  # task ("bbox") -> score name -> percent
 
 
 class Evaluator(Protocol):
-    """What `run_evaluation` needs; `CocoEvaluator` is one."""
+    """The interface of an evaluator; `CocoEvaluator` is one."""
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all detections."""
         ...
 
     def process(self, batch: ImageBatch, detections: list[Detections]) -> None:
-        """Take in what was detected in a batch."""
+        """Add the detections of a batch, one per image."""
         ...
 
     def evaluate(self) -> Results:
-        """The scores over all processes."""
+        """Compute the scores over all processes."""
         ...
 
 
@@ -53,13 +53,22 @@ def run_evaluation(
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> Results:
-    """Detect in all images of `loader`, in evaluation mode and without gradients, and return the evaluator's scores.
+    """Detect in all images, in evaluation mode and without gradients, and return the evaluator's scores.
 
-    device: where the batches go; None = the model's.  console: a terminal for a progress bar; elsewhere a line tells
-    each 30 seconds.  processes: those of the run; an InputError or NonFiniteError of one is then raised on all.
-    Afterwards each module is in the mode it was in, and the random generators are where they were, whatever happens.
-    Precision is the caller's: what Fabric wraps is called without its wrapper, which lets no batch of ours through and
-    under DDP would expect equally many batches of all processes; so run this inside of `fabric.autocast()`.
+    Afterwards the mode of each module and the states of the random generators are restored, also after an error.
+    The caller sets the precision, with `fabric.autocast()`: a model that Fabric wraps is called without its wrapper,
+    which does not accept our batches and under DDP would need the same number of batches on all processes.
+
+    Args:
+        model: the detector.
+        loader: the batches of this process.
+        evaluator: gets the detections.
+        device: the device for the batches; None means that of the model.
+        console: shows a progress bar if it is a terminal; otherwise there is a line of the log every 30 seconds.
+        processes: the processes of the run. An InputError or NonFiniteError of one is then raised on all.
+
+    Returns:
+        The scores by task and name.
     """
     if is_wrapped(model):
         model = model.get_submodule("module")
@@ -67,7 +76,7 @@ def run_evaluation(
     show = console if processes is None or processes.is_first else None
     evaluator.reset()
     work = partial(_process_all, model, loader, evaluator, device=device, console=show)
-    # no_grad, not inference_mode: what a module keeps from here (a cached constant) must serve in training too.
+    # no_grad instead of inference_mode, because training must be able to use constants that a module caches here.
     with preserved_random_state(), evaluation_mode(model), torch.no_grad():
         work() if processes is None else processes.together(work)
         return evaluator.evaluate()
@@ -75,7 +84,10 @@ def run_evaluation(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Inside, `model.eval()`; afterwards each module is in the mode it was in (some are never in training mode)."""
+    """Inside, the model is in evaluation mode; afterwards the mode of each module is restored.
+
+    `model.train()` would not do this, because some modules are never in training mode.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -86,7 +98,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Scores as plain text: per task those of the whole dataset, then the classes', three side by side."""
+    """Scores as plain text: for each task those of the whole dataset, then those of the classes, three per line."""
     lines = []
     for task, scores in results.items():
         whole = {name: score for name, score in scores.items() if not name.startswith("AP-")}
@@ -95,7 +107,7 @@ def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
         lines.append("  " + "".join(f"{score:8.2f}" for score in whole.values()))
         width = max((len(name) for name, _ in classes), default=0)
         rows = -(-len(classes) // TABLE_COLUMNS)
-        for row in range(rows):  # down the columns, as in a dictionary
+        for row in range(rows):  # the classes run down the columns
             cells = [f"{name:<{width}} {score:6.2f}" for name, score in classes[row::rows]]
             lines.append("    " + "    ".join(cells))
     return "\n".join(lines)
@@ -120,9 +132,15 @@ def _process_all(
 
 
 def tracked(items: Iterable[Item], console: Console | None, *, what: str) -> Generator[Item, None, None]:
-    """Pass `items` on, with a progress bar on a terminal, elsewhere with a line of the log each 30 seconds.
+    """Yield the items and show the progress: a bar on a terminal, otherwise a line of the log every 30 seconds.
 
-    what: a word or two for what is going on. Close the iterator if it is left before its end.
+    Args:
+        items: the items; close the generator if you leave it before its end.
+        console: the terminal, or None.
+        what: one or two words that describe the work.
+
+    Yields:
+        The items.
     """
     total = len(items) if isinstance(items, Sized) else None
     if console is not None and console.is_terminal:

@@ -1,7 +1,7 @@
-"""Our detectors under detectron2's trainers and evaluators, and detectron2's registered datasets under our trainer.
+"""Our detectors in detectron2's trainers and evaluators, and detectron2's registered datasets in our trainer.
 
-detectron2 has its own forms of a batch (`list[dict]`), of objects and detections (`Instances`) and of a dataset (a name
-in `DatasetCatalog`). They are converted here, at the edge; the detector and the training loop know nothing of it.
+detectron2 has its own forms of a batch (`list[dict]`), of objects and detections (`Instances`) and of a dataset (a
+name in `DatasetCatalog`). Only this module converts them; the detector and the training loop are the usual ones.
 detectron2 itself is imported when something is built.
 """
 
@@ -30,25 +30,40 @@ FORMATS = ("RGB", "BGR")
 
 
 class MissingPackageError(InputError, ImportError):
-    """A package that an interop module converts from or to is not installed."""
+    """The other library that an interop module needs is not installed."""
 
 
 def native_model(config_file: str, *, overrides: Sequence[str] = (), image_format: str = "RGB") -> Detectron2Model:
     """The model of one of our config files, for a config of detectron2: `model = L(native_model)(config_file=...)`.
 
-    overrides: as on the command line, e.g. ["model.num_classes=3"].  image_format: of detectron2's mapper. Our nodes
-    are built by our `instantiate` here, since a decoder gets its layer as a node, which detectron2's would build.
-    Raises InputError for a file, key or value that is wrong.
+    Our own `instantiate` builds the model, because a decoder needs the node of its layer, which detectron2's
+    `instantiate` would build.
+
+    Args:
+        config_file: one of our config files.
+        overrides: as on the command line, e.g. ["model.num_classes=3"].
+        image_format: the order of the channels in detectron2's mapper, "RGB" or "BGR".
+
+    Returns:
+        The model, which is called as detectron2 calls a model.
+
+    Raises:
+        InputError: for a wrong file, key or value.
     """
     config = LazyConfig.apply_overrides(LazyConfig.load(find_config(config_file)), list(overrides))
     return Detectron2Model(instantiate(config.model), image_format=image_format)
 
 
 class Detectron2Model(nn.Module):
-    """A detector of ours, called as detectron2 calls a model.
+    """One of our detectors with the interface of a detectron2 model.
 
-    detector: takes an ImageBatch; returns losses by name in training, Detections in evaluation.  image_format: the
-    channels' order in what detectron2's mapper yields, "RGB" or "BGR".
+    Args:
+        detector: takes an ImageBatch; returns Losses in training and Detections in evaluation.
+        image_format: the order of the channels in the images of detectron2's mapper, "RGB" or "BGR".
+
+    Raises:
+        InputError: for another image format.
+        MissingPackageError: if detectron2 is not installed.
     """
 
     def __init__(self, detector: nn.Module, *, image_format: str = "RGB") -> None:
@@ -59,10 +74,15 @@ class Detectron2Model(nn.Module):
         self.detector, self.image_format = detector, image_format
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """In training: weighted losses by name. In evaluation: `{"instances": Instances}` an image.
+        """Compute losses in training, or detections in evaluation.
 
-        batched_inputs: a dict an image, with `image` uint8 [3, H, W] and, in training, `instances` with `gt_boxes` and
-        `gt_classes`; `height` and `width`, in which detections are given, are those of `image` if absent.
+        Args:
+            batched_inputs: one dict per image, with `image`, uint8 [3, H, W], and, in training, `instances` with
+                `gt_boxes` and `gt_classes`. Detections are in pixels of an image of size `height`, `width`, or of
+                `image` if these keys are absent.
+
+        Returns:
+            In training: weighted losses by name. In evaluation: `{"instances": Instances}` per image.
         """
         device = next(self.detector.parameters()).device
         batch = image_batch(batched_inputs, image_format=self.image_format).to(device, non_blocking=True)
@@ -73,10 +93,19 @@ class Detectron2Model(nn.Module):
 
 
 def image_batch(batched_inputs: Sequence[Mapping[str, Any]], *, image_format: str = "RGB") -> ImageBatch:
-    """detectron2's batch as ours, on the CPU; see `Detectron2Model.forward`. Without `instances` it has no targets.
+    """Convert a batch of detectron2 into ours, on the CPU. Without `instances` it has no targets.
 
-    Image ids are positions in the batch: detectron2's evaluators take them from their own inputs.
-    Raises InputError for an image that is not uint8 [3, H, W] and for rotated boxes.
+    The image ids are positions in the batch, because detectron2's evaluators read the ids from their own inputs.
+
+    Args:
+        batched_inputs: see `Detectron2Model.forward`.
+        image_format: the order of the channels, "RGB" or "BGR".
+
+    Returns:
+        The batch.
+
+    Raises:
+        InputError: for an image that is not uint8 [3, H, W], and for rotated boxes.
     """
     annotated = all("instances" in one for one in batched_inputs)
     samples = [
@@ -105,7 +134,15 @@ def _sample(one: Mapping[str, Any], index: int, *, annotated: bool, image_format
 
 
 def as_instances(detections: Detections, size: tuple[int, int]) -> Any:
-    """Detections as detectron2's Instances: `pred_boxes`, `scores`, `pred_classes`. size: (height, width)."""
+    """Convert detections into detectron2's Instances (`pred_boxes`, `scores`, `pred_classes`).
+
+    Args:
+        detections: the detections of one image.
+        size: (height, width) of the image.
+
+    Returns:
+        The Instances.
+    """
     structures = _detectron2("structures")
     return structures.Instances(
         size,
@@ -118,9 +155,17 @@ def as_instances(detections: Detections, size: tuple[int, int]) -> Any:
 def registered_dataset(name: str, *, keep_empty: bool = True, json_file: str | None = None) -> CocoDetection:
     """A dataset of detectron2's DatasetCatalog as ours; in a config: `dataset=L(registered_dataset)(name=...)`.
 
-    One that was registered from a COCO JSON is read from that file. The records of another are written to `json_file`
-    first, where our CocoEvaluator finds them too.  keep_empty: whether images without a box stay.
-    Raises InputError for an unknown name, records that are not boxes, or a missing `json_file`.
+    Args:
+        name: the registered name.
+        keep_empty: whether images without a box stay in the dataset.
+        json_file: a COCO JSON to write the records to; our CocoEvaluator reads it too. None if the dataset was
+            registered from a COCO JSON, which is then read directly.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        InputError: for an unknown name, records that are not boxes, or a missing `json_file`.
     """
     data = _detectron2("data")
     if name not in data.DatasetCatalog:
@@ -131,7 +176,8 @@ def registered_dataset(name: str, *, keep_empty: bool = True, json_file: str | N
         if not hasattr(metadata, "json_file"):
             raise InputError(f"{name}: was not registered from a COCO JSON; give json_file=FILE to write its boxes to")
         return CocoDetection(metadata.json_file, metadata.image_root, keep_empty=keep_empty)
-    records = data.DatasetCatalog.get(name)  # a tuple of classes may be missing from what a user registers
+    records = data.DatasetCatalog.get(name)
+    # Users may register a dataset without `thing_classes`; the error then comes from `coco_content`.
     content = coco_content(records, class_names=list(metadata.get("thing_classes", [])), dataset=name)
     Path(json_file).parent.mkdir(parents=True, exist_ok=True)
     write_text(Path(json_file), json.dumps(content))
@@ -139,10 +185,18 @@ def registered_dataset(name: str, *, keep_empty: bool = True, json_file: str | N
 
 
 def coco_content(records: Sequence[Mapping[str, Any]], *, class_names: Sequence[str], dataset: str) -> dict[str, Any]:
-    """detectron2's records as the content of a COCO instances JSON: category ids are class indices, paths absolute.
+    """Convert detectron2's records into the content of a COCO instances JSON.
 
-    Raises InputError, naming the dataset and the record, for a class without a name and for other than axis-aligned
-    absolute boxes.
+    Args:
+        records: detectron2's records.
+        class_names: name of each class, by class index.
+        dataset: name of the dataset, for messages.
+
+    Returns:
+        The content; category ids are class indices, and paths are absolute.
+
+    Raises:
+        InputError: for a class without a name, or a box that is not axis-aligned and absolute; names the record.
     """
     structures = _detectron2("structures")
     absolute = (structures.BoxMode.XYXY_ABS, structures.BoxMode.XYWH_ABS)

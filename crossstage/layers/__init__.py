@@ -1,12 +1,13 @@
-"""Tensor building blocks without knowledge of detectors.
+"""Tensor building blocks that are independent of detectors.
 
 - `boxes`: formats, IoU, distances and refinement of boxes
 - `position`: embeddings of map cells and of boxes
-- `position_vector`: AdaMixer's boxes: place, scale and shape
-- `mlp`: linear stacks: heads and feed-forward networks
+- `position_vector`: AdaMixer's boxes as centre, scale and shape
+- `mlp`: stacks of linear layers: heads and feed-forward networks
 - `attention`: dense attention
+- `ops`: the operations that take most of the time
 - `deformable`: multi-scale deformable attention
-- `sampling`: sampling a pyramid in place and scale
+- `sampling`: sampling a feature pyramid at (x, y, scale)
 - `deform_conv`: modulated deformable convolution
 - `focal`: the sigmoid focal loss
 - `stage_overlap`: IoU of each stage's boxes with the objects that any stage matched

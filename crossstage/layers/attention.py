@@ -1,4 +1,4 @@
-"""Dense attention, residual included: multi-head attention, and conditional attention of the DAB/DN-DETR line."""
+"""Dense attention that includes its residual: multi-head attention, and the conditional attention of DAB-DETR."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,12 @@ from torch.nn import functional as F
 
 
 class DenseAttention(nn.Module):
-    """torch's multi-head attention with positions added to queries and keys but not to values.
+    """torch's multi-head attention. Positions are added to queries and keys, but not to values.
 
-    [B, N, C] queries, [B, M, C] keys and values -> [B, N, C]; without `key` it is self-attention.
+    Args:
+        embed_dim: number of channels C of queries, keys and values.
+        num_heads: number of attention heads H; must divide `embed_dim`.
+        dropout: probability with which an attention weight is set to 0 in training.
     """
 
     def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
@@ -27,9 +30,20 @@ class DenseAttention(nn.Module):
         padding_mask: Tensor | None = None,
         identity: Tensor | None = None,
     ) -> Tensor:
-        """attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.
+        """Attend to the keys, or to the queries themselves if `key` is None (self-attention).
 
-        identity: added instead of `query` (pre-norm).
+        Args:
+            query: [B, N, C].
+            key: [B, M, C].
+            value: [B, M, C]; None means `key`.
+            position: [B, N, C], added to the queries.
+            key_position: [B, M, C], added to the keys. Self-attention uses `position` instead.
+            attention_mask: bool [N, M], True = not attended.
+            padding_mask: bool [B, M], True = not attended.
+            identity: [B, N, C], the residual; None means `query`. A pre-norm layer passes its un-normed input.
+
+        Returns:
+            [B, N, C], residual included.
         """
         if key is None:
             key, value, key_position = query, query, position
@@ -55,11 +69,20 @@ def multi_head_attention(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Scaled dot-product attention over projected tensors.
+    """Scaled dot-product attention over projected tensors. On the last axis the channels of a head are adjacent.
 
-    query: [B, N, H * d], key: [B, M, H * d], value: [B, M, H * v] -> [B, N, H * v], head-major on the last axis.
-    attention_mask: bool [N, M], padding_mask: bool [B, M]; True = not attended.  bias: [B, H, N, M], added to the
-    logits instead of masks.
+    Args:
+        query: [B, N, H * d].
+        key: [B, M, H * d].
+        value: [B, M, H * v].
+        num_heads: number of heads H.
+        attention_mask: bool [N, M], True = not attended.
+        padding_mask: bool [B, M], True = not attended.
+        bias: [B, H, N, M], added to the logits; give either a bias or masks.
+        dropout: probability with which an attention weight is set to 0.
+
+    Returns:
+        [B, N, H * v].
     """
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     allowed = bias
@@ -73,10 +96,10 @@ def multi_head_attention(
 
 
 class _ConditionalAttention(nn.Module):
-    """Attention whose content and position have projections of their own (Conditional DETR; DAB-DETR, fig. 5).
+    """Attention with separate projections for content and position (Conditional DETR; DAB-DETR, fig. 5).
 
-    A subclass builds the projections of its queries and then calls `_add_projections`: the order in which parameters
-    are built is that of the optimizer's state in a checkpoint.
+    A subclass builds the projections of its queries first and then calls `_add_projections`. This order must not
+    change: a checkpoint stores the optimizer's state in the order in which the parameters were built.
     """
 
     def __init__(self, *, num_heads: int, dropout: float) -> None:
@@ -110,7 +133,13 @@ class _ConditionalAttention(nn.Module):
 
 
 class ConditionalSelfAttention(_ConditionalAttention):
-    """Conditional self-attention: content and position of the queries are projected apart and added."""
+    """Conditional self-attention: content and position of the queries are projected separately, then added.
+
+    Args:
+        embed_dim: number of channels C.
+        num_heads: number of attention heads; must divide `embed_dim`.
+        dropout: probability with which an attention weight is set to 0 in training.
+    """
 
     def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0) -> None:
         super().__init__(num_heads=num_heads, dropout=dropout)
@@ -127,7 +156,18 @@ class ConditionalSelfAttention(_ConditionalAttention):
         padding_mask: Tensor | None = None,
         identity: Tensor | None = None,
     ) -> Tensor:
-        """query, position: [B, N, C] -> [B, N, C], residual included. Masks: True = not attended."""
+        """Let the queries attend to each other.
+
+        Args:
+            query: [B, N, C], the content.
+            position: [B, N, C].
+            attention_mask: bool [N, N], True = not attended.
+            padding_mask: bool [B, N], True = not attended.
+            identity: [B, N, C], the residual; None means `query`.
+
+        Returns:
+            [B, N, C], residual included.
+        """
         return self._attend(
             self.query_content_proj(query) + self.query_pos_proj(position),
             self.key_content_proj(query) + self.key_pos_proj(position),
@@ -139,9 +179,13 @@ class ConditionalSelfAttention(_ConditionalAttention):
 
 
 class ConditionalCrossAttention(_ConditionalAttention):
-    """Cross-attention that matches content with content and sine position with position, head by head.
+    """Cross-attention whose logits are content times content plus sine position times position, in each head.
 
-    stage: index of the decoder layer; layer 0 also adds the query's and the key's position to their content.
+    Args:
+        embed_dim: number of channels C.
+        num_heads: number of attention heads; must divide `embed_dim`.
+        dropout: probability with which an attention weight is set to 0 in training.
+        stage: index of the decoder layer. Layer 0 also adds the positions of queries and keys to their content.
     """
 
     def __init__(self, embed_dim: int = 256, *, num_heads: int = 8, dropout: float = 0.0, stage: int = 0) -> None:
@@ -163,7 +207,21 @@ class ConditionalCrossAttention(_ConditionalAttention):
         padding_mask: Tensor | None = None,
         identity: Tensor | None = None,
     ) -> Tensor:
-        """query, position, sine_position: [B, N, C]; key, value, key_position: [B, M, C] -> [B, N, C] with residual."""
+        """Let the queries attend to the keys.
+
+        Args:
+            query: [B, N, C], the content.
+            key: [B, M, C], the content.
+            value: [B, M, C]; None means `key`.
+            position: [B, N, C], used by layer 0 only.
+            key_position: [B, M, C].
+            sine_position: [B, N, C], sine embedding of the queries' boxes.
+            padding_mask: bool [B, M], True = not attended.
+            identity: [B, N, C], the residual; None means `query`.
+
+        Returns:
+            [B, N, C], residual included.
+        """
         query_content, key_content = self.query_content_proj(query), self.key_content_proj(key)
         key_place = self.key_pos_proj(key_position)
         if self.query_pos_proj is not None:
@@ -178,6 +236,6 @@ class ConditionalCrossAttention(_ConditionalAttention):
         )
 
     def _side_by_side(self, content: Tensor, place: Tensor) -> Tensor:
-        """Content and position of each head next to each other: two [B, N, C] -> [B, N, 2 * C], head-major."""
+        """Concatenate content and position within each head: two [B, N, C] -> [B, N, 2 * C]."""
         pair = [x.unflatten(-1, (self.num_heads, -1)) for x in (content, place)]
         return torch.cat(pair, dim=-1).flatten(-2)

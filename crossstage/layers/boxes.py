@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 Sides = tuple[Tensor, ...]
-"""The four coordinates one by one: vector units want long rows of one coordinate, and to wait for no gather."""
+"""The four coordinates as separate tensors. A CPU computes faster on long rows of one coordinate."""
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -20,12 +20,12 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
 
 
 def box_area(boxes_xyxy: Tensor) -> Tensor:
-    """[..., 4] corners -> [...] area; negative where exactly one side is inverted."""
+    """[..., 4] corners -> [...] area. It is negative if exactly one side is inverted."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
 
 
 def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas shared by and covered by two boxes. [..., 4], [..., 4] corners -> [...], [...], broadcast."""
+    """Areas of the intersection and of the union: [..., 4], [..., 4] corners, broadcast -> [...], [...]."""
     return _intersection_and_union(first_xyxy.unbind(-1), second_xyxy.unbind(-1))
 
 
@@ -38,9 +38,17 @@ def _intersection_and_union(first: Sides, second: Sides) -> tuple[Tensor, Tensor
 
 
 def box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Intersection over (union + eps), element by element. [..., 4] corners, broadcast -> [...].
+    """Intersection over (union + eps), element by element.
 
-    The eps is detrex's; a box with itself gives slightly less than 1. For a matrix of pairs, insert axes.
+    For all pairs of two sets of boxes, insert axes: `box_iou(first[:, None], second[None])`.
+
+    Args:
+        first_xyxy: corners, [..., 4].
+        second_xyxy: corners, [..., 4], broadcast with the first.
+        eps: added to the union; the default is detrex's. A box with itself therefore gives slightly less than 1.
+
+    Returns:
+        [...].
     """
     intersection, union = intersection_and_union(first_xyxy, second_xyxy)
     return intersection / (union + eps)
@@ -56,7 +64,16 @@ def iou_by_coordinate(first: Sides, second: Sides) -> Tensor:
 
 
 def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """GIoU (Rezatofighi et al., CVPR 2019), element by element. [..., 4] corners, broadcast -> [...] in (-1, 1)."""
+    """GIoU (Rezatofighi et al., CVPR 2019), element by element.
+
+    Args:
+        first_xyxy: corners, [..., 4].
+        second_xyxy: corners, [..., 4], broadcast with the first.
+        eps: added to both denominators; the default is detrex's.
+
+    Returns:
+        [...] in (-1, 1).
+    """
     return _generalized_box_iou(first_xyxy.unbind(-1), second_xyxy.unbind(-1), eps=eps)
 
 
@@ -69,21 +86,27 @@ def _generalized_box_iou(first: Sides, second: Sides, *, eps: float) -> Tensor:
 
 
 def inverse_sigmoid(values: Tensor, *, eps: float = 1e-3) -> Tensor:
-    """log(x / (1 - x)) with x clamped to [0, 1] and both terms to at least eps; any shape.
+    """Compute log(x / (1 - x)). x is clamped to [0, 1]; x and 1 - x are then clamped to at least `eps`.
 
-    detrex uses eps = 1e-3 (the original repositories 1e-5), and so do the released weights. Outside (0, 1) the
-    gradient is zero, borders included, whatever torch's version makes of a clamp's border.
+    The gradient is zero at 0, at 1 and outside. (torch's own gradient at the border of a clamp depends on its version.)
+
+    Args:
+        values: any shape.
+        eps: detrex and its released weights use 1e-3, the original repositories 1e-5.
+
+    Returns:
+        The shape of `values`.
     """
     values = torch.where((values > 0) & (values < 1), values, values.detach().clamp(min=0, max=1))
     return torch.log(values.clamp(min=eps) / (1 - values).clamp(min=eps))
 
 
 def refine_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
-    """Move boxes by predicted offsets: the offsets are added to the logits of the boxes (Deformable-DETR, A.4).
+    """Move boxes by predicted offsets, which are added to the logits of the boxes (Deformable-DETR, A.4).
 
     Args:
         boxes: [..., 4], normalised cxcywh.
-        offsets: [..., 4], as a box head predicts them; 0 moves nothing.
+        offsets: [..., 4], from a box head. An offset of 0 leaves its coordinate unchanged.
 
     Returns:
         [..., 4] in (0, 1), in the dtype of `boxes`. Gradients flow to both arguments.
@@ -92,17 +115,27 @@ def refine_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
 
 
 class BoxDistance:
-    """L1 distance and GIoU of boxes, as matching costs and box losses both need them.
+    """L1 distance and GIoU of boxes. Both the matching costs and the box losses use it.
 
-    corners: L1 over (x1, y1, x2, y2), as in Sparse R-CNN and AdaMixer, not over (cx, cy, w, h), as in DETR.
-    eps: added to the denominators of GIoU; detrex's 1e-6 is visible for tiny boxes (in normalised units).
+    Args:
+        corners: whether L1 compares (x1, y1, x2, y2), as in Sparse R-CNN and AdaMixer, or (cx, cy, w, h), as in DETR.
+        eps: added to the denominators of GIoU. detrex's 1e-6 changes the GIoU of tiny boxes visibly, because the
+            areas are in normalised units.
     """
 
     def __init__(self, *, corners: bool = False, eps: float = 1e-6) -> None:
         self.corners, self.eps = corners, eps
 
     def __call__(self, boxes: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., 4] and [..., 4] normalised cxcywh, broadcast -> sum of absolute differences [...] and GIoU [...]."""
+        """Compare boxes with objects.
+
+        Args:
+            boxes: normalised cxcywh, [..., 4].
+            objects: normalised cxcywh, [..., 4], broadcast with the boxes.
+
+        Returns:
+            The sum of the four absolute differences, and the GIoU, each [...].
+        """
         first, second = boxes.unbind(-1), objects.unbind(-1)
         first_corners, second_corners = _corners(first), _corners(second)
         compared = zip(first_corners, second_corners, strict=True) if self.corners else zip(first, second, strict=True)

@@ -1,9 +1,10 @@
-"""Modulated deformable convolution (Deformable ConvNets v2, CVPR 2019): the taps move, and each counts more or less.
+"""Modulated deformable convolution (Deformable ConvNets v2, CVPR 2019).
 
-Parameters and the order of the predicted channels are those of mmdetection's DCNv2, so that its weights load:
-`weight`, `bias`, and `conv_offset` with (y, x) of each tap, then each tap's mask logit. torchvision's compiled operator
-does the work where it can be loaded; elsewhere (see `crossstage/torchvision_on_cpu.py`) the same sum is taken in plain
-PyTorch, slower and with the samples in memory.
+Each tap of the kernel reads at a learned offset, and its sample is multiplied by a learned mask. Parameters and the
+order of the predicted channels are those of mmdetection's DCNv2, so that its weights load: `weight`, `bias`, and
+`conv_offset`, which predicts (y, x) of each tap first and then the mask logit of each tap. torchvision's compiled
+operator is used if it can be loaded. Otherwise (see `crossstage/torchvision_on_cpu.py`) plain PyTorch computes the
+same sum; this is slower and stores all samples in memory.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from crossstage.structures import Levels
 
 
 class ModulatedDeformConv2d(nn.Module):
-    """A convolution that samples at learned offsets, each sample weighted by a learned mask in (0, 1).
+    """A convolution that samples at learned offsets and weights each sample by a learned mask in (0, 1).
 
-    `conv_offset` starts at zero: no offsets, every mask 1/2. One set of offsets for all channels (deform_groups 1).
+    `conv_offset` starts at zero, so that at first there are no offsets and every mask is 1/2. All channels share one
+    set of offsets (mmdetection's deform_groups=1). The arguments are those of `nn.Conv2d`.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class ModulatedDeformConv2d(nn.Module):
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> ModulatedDeformConv2d:
-        """The same convolution with taps that can move; it takes over the weights (square kernels only)."""
+        """Make a convolution into a deformable one that holds the same weights; the kernel must be square."""
         geometry: dict[str, Any] = {name: getattr(conv, name)[0] for name in ("stride", "padding", "dilation")}
         geometry |= {"groups": conv.groups, "bias": conv.bias is not None}
         with conv.weight.device:
@@ -55,7 +57,7 @@ class ModulatedDeformConv2d(nn.Module):
         return moved
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H', W'], in the features' dtype; offsets and sums are float32 at least."""
+        """[B, C, H, W] -> [B, C', H', W'], in the dtype of `features`. Offsets and sums are at least float32."""
         *offsets, logits = self.conv_offset(features).chunk(3, dim=1)
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
@@ -81,10 +83,19 @@ def modulated_deform_conv2d(
     groups: int = 1,
     **geometry: int,
 ) -> Tensor:
-    """features: [B, C, H, W], weight: [C', C / groups, k, k] -> [B, C', H', W'].
+    """Convolve with moved and weighted taps. Samples are bilinear between pixels and zero outside the image.
 
-    offsets: [B, 2 k k, H', W'], (y, x) of each tap in pixels.  masks: [B, k k, H', W'].  geometry: stride, padding,
-    dilation. Bilinear between pixels, zeros beyond the image.
+    Args:
+        features: [B, C, H, W].
+        weight: [C', C / groups, k, k].
+        offsets: [B, 2 k k, H', W'], (y, x) of each tap in pixels.
+        masks: [B, k k, H', W'].
+        bias: [C'] or None.
+        groups: as in `nn.Conv2d`.
+        geometry: stride, padding and dilation, all three.
+
+    Returns:
+        [B, C', H', W'].
     """
     if hasattr(torch.ops.torchvision, "deform_conv2d"):
         bias = weight.new_zeros(len(weight)) if bias is None else bias
@@ -101,7 +112,7 @@ def modulated_deform_conv2d(
 def _columns(
     features: Tensor, offsets: Tensor, masks: Tensor, *, kernel_size: int, stride: int, padding: int, dilation: int
 ) -> Tensor:
-    """What each tap reads, weighted by its mask: [B, C, k k, H' W']."""
+    """The sample of each tap times its mask: [B, C, k k, H' W']."""
     batch, channels, height, width = features.shape
     taps = kernel_size**2
     grids = [

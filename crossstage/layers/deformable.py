@@ -1,27 +1,34 @@
 """Multi-scale deformable attention (Deformable-DETR, section 4.1) in plain PyTorch.
 
-A query reads 4 corners of each sampled point in the values' own layout [B, M, heads, D]; `embedding_bag` gathers,
-weights and sums them in one pass, so no feature map is permuted or copied and no sampled value is stored. That is
-the fastest eager form we measured on CPU and takes less memory than `grid_sample` per level: see
+A query reads the 4 cells around each sampled point directly from the layout [B, M, H, D]. `weighted_rows` gathers,
+weights and sums them in one pass, so that no feature map is permuted or copied and no sampled value is stored. On
+CPU this was the fastest eager form that we measured, and it takes less memory than one `grid_sample` per level: see
 `python -m benchmarks attention`. Coordinates are computed in the dtype of the reference boxes (float32 under
-autocast): a bfloat16 coordinate would move a sample by up to half a pixel.
+autocast), because a bfloat16 coordinate would move a sample by up to half a pixel.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels, Memory
 
 
 def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sum of bilinear samples: the core of deformable attention.
+    """Weighted sum of bilinear samples: the core of deformable attention.
 
-    values: [B, M, H, D] per head.  locations: [B, N, H, L, P, 2], (x, y) in [0, 1] of each padded level; beyond it
-    lie zeros.  weights: [B, N, H, L, P].  Returns [B, N, H * D]. Pixel centres are at (i + 0.5) / size
-    (`grid_sample` with align_corners=False).
+    Pixel centres are at (i + 0.5) / size, as for `grid_sample` with align_corners=False.
+
+    Args:
+        values: [B, M, H, D], D channels for each of H heads.
+        levels: sizes of the L levels, whose tokens are concatenated on the M axis.
+        locations: [B, N, H, L, P, 2], (x, y) in [0, 1] of each padded level; values outside are zero.
+        weights: [B, N, H, L, P].
+
+    Returns:
+        [B, N, H * D].
     """
     batch, tokens, heads, width = values.shape
     num_queries, num_points = locations.shape[1], locations.shape[-2]
@@ -29,7 +36,7 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     column, share_x = corner_cells(locations[..., 0].flatten(-2), sizes[:, 0])
     row, share_y = corner_cells(locations[..., 1].flatten(-2), sizes[:, 1])
 
-    # where a value's row lies among all images' tokens and heads: ((image * M + token) * H + head)
+    # A value is row (image * M + token) * H + head of the flattened values.
     row_step = levels.sizes[:, 0].to(torch.int32).repeat_interleave(num_points) * heads
     first = levels.starts.to(torch.int32).repeat_interleave(num_points) * heads
     image = torch.arange(batch, dtype=torch.int32, device=values.device).view(batch, 1, 1, 1, 1) * (tokens * heads)
@@ -39,21 +46,23 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
     rows = row[..., :, None, :] + column[..., None, :, :]  # [B, N, H, 2 (y), 2 (x), L * P]
     bag_weights = (weights.flatten(-2)[..., None, :] * share_y)[..., :, None, :] * share_x[..., None, :, :]
 
-    per_bag = rows[0, 0, 0].numel() if num_queries else 1
-    bags = F.embedding_bag(
-        rows.reshape(-1, per_bag),
-        values.reshape(-1, width),
-        per_sample_weights=bag_weights.reshape(-1, per_bag).to(values.dtype),
-        mode="sum",
-    )
+    rows, bag_weights = (of_corners.flatten(3).flatten(0, 2) for of_corners in (rows, bag_weights))
+    bags = weighted_rows(values.reshape(-1, width), rows, bag_weights.to(values.dtype))
     return bags.view(batch, num_queries, heads * width)
 
 
 def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells beside each point along one axis, [..., Q] in [0, 1], of maps of `size` cells (broadcast).
+    """The two neighbouring cells of each point along one axis, and the share of each in the bilinear sample.
 
-    Returns int32 [..., 2, Q], their indices (of the nearest cell inside, where there is none), and [..., 2, Q], what
-    share of the sample each has (0 where there is no cell). The points stay on the last axis: long rows are quick.
+    The points stay on the last axis because long rows are faster.
+
+    Args:
+        coordinates: [..., Q] in [0, 1].
+        size: number of cells along the axis, broadcast with `coordinates`.
+
+    Returns:
+        int32 [..., 2, Q]: indices of the cells; for a cell outside the map, the nearest cell inside.
+        [..., 2, Q]: their shares; 0 for a cell outside the map.
     """
     position = coordinates * size - 0.5
     low = position.detach().floor()
@@ -61,14 +70,25 @@ def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     cell = low.unsqueeze(-2) + torch.arange(2, dtype=low.dtype, device=low.device)[:, None]
     inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
     share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
-    # 2**31 rows of values would be 256 GB; a NaN must not become an index: as an integer it is the lowest, or 0
+    # int32 is enough: 2**31 rows of values would be 256 GB. A NaN becomes the lowest integer or 0; the clamp makes
+    # both a valid index.
     return inside.to(torch.int32).clamp_(min=0), share
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Attention that reads `num_points` learned places of each level per head, residual included.
+    """Attention in which each head samples `num_points` learned locations per level; includes the residual.
 
-    Parameters are named as detrex names them. Raises ValueError where embed_dim is not a multiple of num_heads.
+    The parameters have detrex's names.
+
+    Args:
+        embed_dim: number of channels C.
+        num_heads: number of heads H.
+        num_levels: number of feature levels L.
+        num_points: number of samples P per head and level.
+        dropout: probability with which an output channel is set to 0 in training, before the residual is added.
+
+    Raises:
+        ValueError: if `embed_dim` is not a multiple of `num_heads`.
     """
 
     def __init__(
@@ -93,7 +113,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Offsets start on rays, one direction a head and one cell further a point; weights start uniform."""
+        """Initialise as the paper does.
+
+        Each head looks in its own direction, and its p-th point lies p cells away. All weights are equal.
+        """
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -117,8 +140,17 @@ class MultiScaleDeformableAttention(nn.Module):
         position: Tensor | None = None,
         identity: Tensor | None = None,
     ) -> Tensor:
-        """query, position: [B, N, C].  references: [B, N, L, 2] points or [B, N, L, 4] boxes (cxcywh), in each padded
-        level.  identity: added instead of `query` (pre-norm).  Returns [B, N, C].  Padded tokens read as zero.
+        """Let the queries attend to samples of the memory. Padded tokens count as zero.
+
+        Args:
+            query: [B, N, C].
+            memory: the tokens to sample from.
+            references: [B, N, L, 2] points or [B, N, L, 4] boxes (cxcywh), in [0, 1] of each padded level.
+            position: [B, N, C], added to the queries.
+            identity: [B, N, C], the residual; None means `query`. A pre-norm layer passes its un-normed input.
+
+        Returns:
+            [B, N, C], residual included.
         """
         attending = query if position is None else query + position
         values = self.value_proj(memory.tokens).masked_fill(memory.mask[..., None], 0)
@@ -136,10 +168,16 @@ class MultiScaleDeformableAttention(nn.Module):
 
 
 def sampling_locations(references: Tensor, offsets: Tensor, levels: Levels) -> Tensor:
-    """Where the points lie: [B, N, H, L, P, 2], (x, y) in each padded level.
+    """Locations of the sampled points.
 
-    references: [B, N, L, 2]: offsets count cells of the level. [B, N, L, 4]: offsets count half box sizes divided by
-    the number of points.  offsets: [B, N, H, L, P, 2].
+    Args:
+        references: points [B, N, L, 2] or boxes [B, N, L, 4] (cxcywh), in [0, 1] of each padded level.
+        offsets: [B, N, H, L, P, 2]. The unit is one cell of the level for points, and half the size of the box
+            divided by P for boxes.
+        levels: sizes of the levels.
+
+    Returns:
+        [B, N, H, L, P, 2], (x, y) in [0, 1] of each padded level.
     """
     references = references[:, :, None, :, None]
     if references.shape[-1] == 2:

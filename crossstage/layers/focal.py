@@ -6,28 +6,29 @@ from torch.nn import functional as F
 
 
 class _FocalSum(torch.autograd.Function):
-    """Sum of the sigmoid focal loss over all but the first axis, its gradient computed on the way.
+    """Sum of the sigmoid focal loss over all but the first axis; the forward pass also computes the gradient.
 
-    With z = x for positives and -x for negatives, q = sigmoid(z) is the probability of what is true. An element of
-    class weight w costs -w (1 - q)^g log(q), and its slope against -z is w (1 - q)^g (1 - q - g q log(q)). One tensor
-    is saved instead of the half dozen that autograd keeps, and `log` of a sigmoid is four times quicker than
-    softplus on CPU; that q near 1 is rounded changes terms that (1 - q)^g has made vanish. No double backward.
+    With z = x for positives and -x for negatives, q = sigmoid(z) is the probability of the true label. An element of
+    class weight w costs -w (1 - q)^g log(q), and its derivative with respect to -z is
+    w (1 - q)^g (1 - q - g q log(q)). One tensor is saved for the backward pass; autograd would keep about six. On CPU
+    `log` of a sigmoid is four times faster than softplus. It rounds q near 1, but there the factor (1 - q)^g makes
+    the loss vanish anyway. There is no double backward.
 
-    What costs is memory that is touched for the first time, so three tensors are made and then reused in place.
+    New memory is the main cost, so three tensors are allocated and then reused in place.
     """
 
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-        # bytes convert to floats three times quicker than bools do
+        # Converting bytes to floats is three times faster than converting bools.
         sign = labels.view(torch.uint8).to(logits.dtype).mul_(2).sub_(1)
         right = (logits * sign).sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
         wrong = 1 - right
         log_right = right.log_()
-        # the class weight with its sign, alpha for positives and alpha - 1 for negatives, is linear in the sign
+        # The signed class weight is alpha for positives and alpha - 1 for negatives: a linear function of the sign.
         weight = sign.mul_(0.5).add_(alpha - 0.5) if alpha >= 0 else sign
         weight = weight.mul_(wrong).mul_(wrong) if gamma == 2 else weight.mul_(wrong**gamma)
         if ctx.needs_input_grad[0]:
-            # 1 - q - g q log(q), in terms of 1 - q
+            # 1 - q - g q log(q), written with `wrong` = 1 - q
             slope = wrong.addcmul_(wrong, log_right, value=gamma).sub_(log_right, alpha=gamma).mul_(weight)
             ctx.save_for_backward(slope)
         return log_right.mul_(weight).abs_().flatten(1).sum(-1)
@@ -42,20 +43,33 @@ class _FocalSum(torch.autograd.Function):
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss (RetinaNet, eq. 5) of multi-hot labels, summed over all but the first axis.
 
-    logits: [S, ...].  labels: bool [S, ...].  alpha: weight of positives (negatives: 1 - alpha), or -1 for none.
-    Returns [S].
+    Args:
+        logits: [S, ...].
+        labels: bool [S, ...].
+        alpha: weight of positives; negatives have 1 - alpha. -1 means no weights.
+        gamma: exponent that reduces the loss of elements which are already classified well.
+
+    Returns:
+        [S].
     """
     return _FocalSum.apply(logits, labels, alpha, gamma)
 
 
 def soft_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss of labels that are numbers, summed over all but the first axis.
+    """Sigmoid focal loss of labels in [0, 1], summed over all but the first axis.
 
     With p = sigmoid(x) and p_t = p t + (1 - p) (1 - t), an element costs BCE(x, t) (1 - p_t)^gamma, weighted by
-    alpha t + (1 - alpha) (1 - t), as usual libraries extend the loss to soft labels. For t in {0, 1} this is
+    alpha t + (1 - alpha) (1 - t). This is the usual extension of the loss to soft labels; for t in {0, 1} it equals
     `sigmoid_focal_loss`.
 
-    logits, labels: [S, ...].  alpha: weight of positives (negatives: 1 - alpha), or -1 for none.  Returns [S].
+    Args:
+        logits: [S, ...].
+        labels: [S, ...], numbers in [0, 1].
+        alpha: weight of positives; negatives have 1 - alpha. -1 means no weights.
+        gamma: exponent that reduces the loss of elements which are already classified well.
+
+    Returns:
+        [S].
     """
     labels = labels.to(logits.dtype)
     probability = logits.sigmoid()

@@ -1,4 +1,4 @@
-"""Linear stacks: the box head's MLP, the transformer's feed-forward network, and their initialisation."""
+"""Stacks of linear layers: class head, box head, the transformer's feed-forward network, and their initialisation."""
 
 import math
 from itertools import pairwise
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 def xavier_uniform_matrices_(module: nn.Module) -> None:
-    """Draw every own and nested parameter of two or more dimensions xavier-uniform, as DETR's transformers do."""
+    """Initialise all parameters of two or more dimensions, nested ones too, xavier-uniform (as in DETR)."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
 
 
 class MLP(nn.Module):
-    """`num_layers` Linears with ReLU between them: [..., input_dim] -> [..., output_dim]."""
+    """`num_layers` linear layers with ReLU between them: [..., input_dim] -> [..., output_dim]."""
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
@@ -28,9 +28,13 @@ class MLP(nn.Module):
 
 
 class BoxHead(MLP):
-    """Three-layer MLP that starts by predicting no change: [..., embed_dim] -> [..., 4] box offsets (logits).
+    """Three-layer MLP that predicts box offsets (logits): [..., embed_dim] -> [..., 4].
 
-    initial_size: start of the width and height logits (one-stage Deformable-DETR: -2).
+    It is initialised to predict (0, 0, initial_size, initial_size); with 0, no box moves at first.
+
+    Args:
+        embed_dim: number of input and hidden channels.
+        initial_size: initial logits of width and height (one-stage Deformable-DETR: -2).
     """
 
     def __init__(self, embed_dim: int, *, initial_size: float = 0.0) -> None:
@@ -42,7 +46,7 @@ class BoxHead(MLP):
 
 
 class ClassHead(nn.Linear):
-    """Linear classifier [..., embed_dim] -> [..., num_classes] whose scores start at `prior` (RetinaNet)."""
+    """Linear classifier [..., embed_dim] -> [..., num_classes] whose initial scores are about `prior` (RetinaNet)."""
 
     def __init__(self, embed_dim: int, num_classes: int, *, prior: float = 0.01) -> None:
         super().__init__(embed_dim, num_classes)
@@ -50,9 +54,14 @@ class ClassHead(nn.Linear):
 
 
 class FFN(nn.Module):
-    """x + W_n drop(act(... W_1 x)): the feed-forward block of a transformer layer, residual included.
+    """Feed-forward block of a transformer layer, x + W_n drop(act(... W_1 x)): [..., embed_dim] -> [..., embed_dim].
 
-    [..., embed_dim] -> [..., embed_dim]. activation: a module, shared by the hidden layers (DAB-DETR: one PReLU).
+    Args:
+        embed_dim: number of input and output channels.
+        feedforward_dim: number of hidden channels.
+        num_layers: number of linear layers.
+        dropout: probability with which a channel is set to 0 in training.
+        activation: the module that all hidden layers share (DAB-DETR: one PReLU); None means ReLU.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class FFN(nn.Module):
         xavier_uniform_matrices_(self.layers)
 
     def forward(self, features: Tensor, *, identity: Tensor | None = None) -> Tensor:
-        """identity: what is added instead of `features` (pre-norm layers)."""
+        """Return `features` after the block. The residual is `identity` if given (pre-norm), otherwise `features`."""
         hidden = features
         for layer in self.layers[:-1]:
             hidden = self.dropout(self.activation(layer(hidden)))

@@ -1,4 +1,4 @@
-"""Multi-hot class targets without searching for indices."""
+"""Multi-hot class targets, built without `nonzero()`."""
 
 import math
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
-    """Mark the classes of the sources that are kept.
+    """Build multi-hot targets: each place takes the classes of the sources that are kept for it.
 
-    What is not kept is written to one extra cell at the end, which is dropped: this avoids `nonzero()`, which would
-    synchronise with the device.
+    Sources that are not kept write to one extra cell at the end, which is dropped. This avoids `nonzero()`, which
+    would synchronise with the device.
 
     Args:
-        classes: int64, broadcast with `keep`; the class that source j would give to place i. Unused where not kept.
+        classes: int64, broadcast with `keep`: the class of source j for place i. Ignored if `keep` is False there.
         keep: bool [I, J, ...], whether place i takes the class of source j.
-        num_classes: K.
+        num_classes: number of classes K.
 
     Returns:
         bool [I, ..., K].

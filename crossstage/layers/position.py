@@ -1,4 +1,4 @@
-"""Sine and learned embeddings of positions: of the cells of a map, and of boxes."""
+"""Sine and learned embeddings of positions: those of a feature map's cells, and those of boxes."""
 
 import math
 
@@ -9,10 +9,19 @@ from torch import Tensor, nn
 def sine_embedding(
     coordinates: Tensor, num_features: int, *, temperature: float = 10000.0, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Interleaved sines and cosines of angles: [...] -> [..., num_features].
+    """Interleaved sines and cosines of coordinates.
 
-    Feature k turns with period 2 pi * temperature^(2 floor(k / 2) / num_features): even k a sine, odd k a cosine.
-    dtype: of the periods, where that is not the coordinates' (mmdetection's are float32 always).
+    Feature k has the period 2 pi * temperature^(2 floor(k / 2) / num_features). It is a sine for even k and a cosine
+    for odd k.
+
+    Args:
+        coordinates: [...].
+        num_features: number of features per coordinate.
+        temperature: ratio of the longest to the shortest period, approximately.
+        dtype: dtype of the periods; None means that of the coordinates (mmdetection always uses float32).
+
+    Returns:
+        [..., num_features].
     """
     index = torch.arange(num_features, device=coordinates.device, dtype=dtype or coordinates.dtype)
     period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / num_features)
@@ -23,9 +32,17 @@ def sine_embedding(
 def box_sine_embedding(
     boxes: Tensor, num_features: int, *, temperature: float = 10000.0, vertical_first: bool = True
 ) -> Tensor:
-    """Sine embedding of normalised boxes or points: [..., 2 or 4] -> [..., 2 or 4 times num_features].
+    """Sine embedding of normalised boxes or points.
 
-    Blocks follow (y, x, w, h) as in DAB-DETR, or (x, y, w, h) with vertical_first=False (Deformable-DETR's proposals).
+    Args:
+        boxes: (x, y) [..., 2] or (x, y, w, h) [..., 4].
+        num_features: number of features per coordinate F.
+        temperature: see `sine_embedding`.
+        vertical_first: whether the blocks of features are in the order (y, x, w, h), as in DAB-DETR, or
+            (x, y, w, h), as in Deformable-DETR's proposals.
+
+    Returns:
+        [..., 2 * F] or [..., 4 * F].
     """
     if vertical_first:
         boxes = torch.cat([boxes[..., 1:2], boxes[..., 0:1], boxes[..., 2:]], dim=-1)
@@ -35,8 +52,16 @@ def box_sine_embedding(
 class SinePositions(nn.Module):
     """Sine embedding of the cells of a padded map (DETR, section A.4): mask bool [B, h, w] -> [B, 2 * F, h, w].
 
-    Coordinates count valid cells; `normalize` scales them to `scale` at the last valid one. F features of y come
-    first, then F of x. dtype follows torch's default dtype unless `dtype` is given at the call.
+    The coordinate of a cell is the number of valid cells up to it. The first F features encode y, the others x. The
+    result has torch's default dtype unless the call gives a `dtype`.
+
+    Args:
+        num_features: number of features per axis F.
+        temperature: see `sine_embedding`.
+        normalize: whether coordinates are scaled, so that the last valid cell has the coordinate `scale`.
+        offset: added to the coordinates before they are scaled.
+        scale: coordinate of the last valid cell.
+        eps: added to the denominator of the scaling.
     """
 
     def __init__(
@@ -64,9 +89,15 @@ class SinePositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Learned embedding of rows and columns: mask bool [B, h, w] -> [B, 2 * F, h, w], F features of x, then F of y.
+    """Learned embedding of rows and columns: mask bool [B, h, w] -> [B, 2 * F, h, w].
 
-    Raises ValueError for a map of more rows or columns than there are embeddings.
+    The first F features encode x, the others y. The call raises ValueError for a map that has more rows or columns
+    than there are embeddings.
+
+    Args:
+        num_features: number of features per axis F.
+        rows: number of row embeddings.
+        columns: number of column embeddings.
     """
 
     def __init__(self, num_features: int, *, rows: int = 50, columns: int = 50) -> None:

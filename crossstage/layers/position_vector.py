@@ -22,16 +22,21 @@ def to_position_vectors(boxes: Tensor, image_sizes: Tensor, *, least_side: float
         least_side: pixels added to each side before its logarithm.
 
     Returns:
-        (x, y, z, r), [B, N, 4]. Finite also for a side of length 0.
+        (x, y, z, r), [B, N, 4]; finite even for a side of length 0.
     """
     extent = image_sizes[:, None]
     return _vectors(boxes[..., :2] * extent, boxes[..., 2:] * extent, least_side)
 
 
 def corners_to_vectors(corners: Tensor, *, least_side: float = 0.0) -> Tensor:
-    """Position vectors of corners (x1, y1, x2, y2) in pixels, [..., 4] -> [..., 4].
+    """Position vectors of boxes that are given by their corners.
 
-    Swapped corners give the same vector as sorted ones. least_side: pixels added to each side before its logarithm.
+    Args:
+        corners: (x1, y1, x2, y2) in pixels, [..., 4]. Swapped corners give the same vector as sorted ones.
+        least_side: pixels added to each side before its logarithm.
+
+    Returns:
+        (x, y, z, r), [..., 4].
     """
     low, high = corners[..., :2], corners[..., 2:]
     return _vectors((low + high) / 2, (high - low).abs(), least_side)
@@ -39,7 +44,7 @@ def corners_to_vectors(corners: Tensor, *, least_side: float = 0.0) -> Tensor:
 
 def _vectors(centre: Tensor, size: Tensor, least_side: float) -> Tensor:
     """Centre and size in pixels, two [..., 2] -> (x, y, z, r) [..., 4]."""
-    # a side of length 0 becomes the smallest number of its dtype, so that its logarithm is finite
+    # The clamp keeps the logarithm of a side of length 0 finite.
     width, height = (size + least_side).clamp(min=torch.finfo(size.dtype).tiny).log2().unbind(-1)
     return torch.cat([centre, torch.stack([(width + height) / 2, height - width], dim=-1)], dim=-1)
 
@@ -62,7 +67,10 @@ def to_normalised_boxes(vectors: Tensor, image_sizes: Tensor) -> Tensor:
 
 
 def position_vector_embedding(vectors: Tensor, embed_dim: int) -> Tensor:
-    """Sine embedding of (x, y, z, r): [..., 4] -> [..., embed_dim], a quarter for each; x and y count 1000 pixels."""
+    """Sine embedding of (x, y, z, r): [..., 4] -> [..., embed_dim], a quarter of the channels per coordinate.
+
+    x and y are divided by 1000 pixels first.
+    """
     scaled = torch.cat([vectors[..., :2] / 1000, vectors[..., 2:]], dim=-1)
     return sine_embedding(scaled, embed_dim // 4, dtype=torch.float32).flatten(-2)
 
@@ -72,7 +80,7 @@ Moves = Callable[[Tensor, Tensor], Tensor]
 
 
 class IsotropicMoves:
-    """AdaMixer's refinement: the centre moves in units of 2^z on both axes; z and r by what is predicted."""
+    """AdaMixer's refinement: the centre moves in units of 2^z on both axes; the offsets of z and r are added."""
 
     def __call__(self, vectors: Tensor, offsets: Tensor) -> Tensor:
         """Vectors [..., 4] moved by offsets [..., 4]."""
@@ -80,7 +88,7 @@ class IsotropicMoves:
 
 
 class SideMoves:
-    """StageInteractor's refinement: the centre moves in units of the box's width and height."""
+    """StageInteractor's refinement: as AdaMixer's, but the centre moves in units of the box's width and height."""
 
     def __call__(self, vectors: Tensor, offsets: Tensor) -> Tensor:
         """Vectors [..., 4] moved by offsets [..., 4]."""
@@ -95,10 +103,10 @@ def overlap_with_row(corners: Tensor, areas: Tensor | None = None) -> Tensor:
     """Share of the row's box that the column's box covers (AdaMixer, eq. 3).
 
     Args:
-        corners: (x1, y1, x2, y2) in pixels, [B, N, 4]. They may be swapped, as noise leaves them: an area counts at
-            least 1e-6 square pixels and a shared side at least 0.
-        areas: [B, N] of the boxes, where the sizes are known: differences of corners are less exact for a small box
-            far from the origin. None computes the areas from the corners.
+        corners: (x1, y1, x2, y2) in pixels, [B, N, 4]. Noise may have swapped them; areas are therefore clamped to
+            at least 1e-6 square pixels and shared sides to at least 0.
+        areas: areas of the boxes, [B, N]. None computes them from the corners, which is less exact for a small box
+            far from the origin.
 
     Returns:
         [B, N, N]; entry (i, j) is the share of box i that box j covers.

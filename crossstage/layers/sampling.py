@@ -1,7 +1,7 @@
-"""Sampling a feature pyramid in three dimensions: place and scale (AdaMixer, CVPR 2022, section 3.2).
+"""Sampling a feature pyramid at (x, y, scale), as in AdaMixer (CVPR 2022, section 3.2).
 
-As in `deformable.py` one `embedding_bag` reads the tokens in their own layout. Here each point is a bag of its own, of
-four corners on each level, and what is computed per point has all points on the last axis: that is what makes it quick
+As in `deformable.py`, one `weighted_rows` reads the tokens without a copy. Here each point is one bag, which holds
+four cells of every level. All per-point values keep the points on the last axis, because this is faster
 (`python -m benchmarks stage_interactor`).
 """
 
@@ -9,16 +9,25 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crossstage.layers.deformable import corner_cells
+from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Memory
 
 
 def level_weights(scales: Tensor, centres: Tensor, *, temperature: float = 2.0) -> Tensor:
-    """How much each level counts: softmax over levels of -(scale - centre)^2 / temperature. [...], [L] -> [..., L]."""
+    """Weight of each level at a point: softmax over the levels of -(scale - centre)^2 / temperature.
+
+    Args:
+        scales: scale of each point, [...].
+        centres: [L], the scale at which each level has its largest weight.
+        temperature: larger values spread the weight over more levels.
+
+    Returns:
+        [..., L].
+    """
     distances = scales - centres.view(-1, *(1,) * scales.dim())
-    return (-distances.square() / temperature).softmax(dim=0).movedim(0, -1)  # long rows are quick, as above
+    return (-distances.square() / temperature).softmax(dim=0).movedim(0, -1)  # points last until here: faster
 
 
 def sample_pyramid(
@@ -29,12 +38,19 @@ def sample_pyramid(
     centres: Tensor | Sequence[float],
     temperature: float = 2.0,
 ) -> Tensor:
-    """Features at points of the pyramid, bilinear in place and soft in level; zeros beyond the padded image.
+    """Features at points of the pyramid: bilinear within a level, weighted over the levels, zero outside the image.
 
-    points: [B, N, G, P, 3], (x, y) in pixels of the network input and the scale z.  strides: pixels a cell, of each
-    level.  centres: the z at which each level counts most.  Returns [B, N, G, P, C / G]: group g reads its own slice
-    of the channels. All levels and corners of a point are gathered, weighted and summed in one pass. Where strides and
-    centres are tensors on the points' device, a GPU need not wait for them.
+    Give strides and centres as tensors on the device of the points to avoid a copy per call.
+
+    Args:
+        memory: the tokens of the pyramid.
+        points: [B, N, G, P, 3], (x, y) in pixels of the network input, and the scale z.
+        strides: [L], pixels per cell of each level.
+        centres: [L], the z at which each level has its largest weight.
+        temperature: see `level_weights`.
+
+    Returns:
+        [B, N, G, P, C / G]: group g reads the g-th slice of the channels.
     """
     shape = points.shape[:-1]
     batch, _, groups, _ = shape
@@ -45,7 +61,7 @@ def sample_pyramid(
     column, share_x = corner_cells(x / extent[:, 0], sizes[:, 0])  # [L, 2, Q]
     row, share_y = corner_cells(y / extent[:, 1], sizes[:, 1])
 
-    # where a value's row lies among all images' tokens and groups: ((image * M + token) * G + group)
+    # A value is row (image * M + token) * G + group of the flattened tokens.
     image = torch.arange(batch, dtype=torch.int32, device=points.device).view(batch, 1, 1, 1) * (tokens * groups)
     group = torch.arange(groups, dtype=torch.int32, device=points.device).view(groups, 1)
     first = memory.levels.starts.to(torch.int32)[:, None] * groups + (image + group).expand(shape).flatten()
@@ -53,11 +69,10 @@ def sample_pyramid(
     row = row.mul_(memory.levels.sizes[:, :1, None].to(torch.int32) * groups)
     centres = torch.as_tensor(centres, dtype=points.dtype, device=points.device)
     weights = share_y * level_weights(z, centres, temperature=temperature).t()[:, None]
-    bags = F.embedding_bag(
-        _by_point(row[:, :, None] + column[:, None]),
+    bags = weighted_rows(
         memory.tokens.reshape(-1, width),
-        per_sample_weights=_by_point(weights[:, :, None] * share_x[:, None]).to(memory.tokens.dtype),
-        mode="sum",
+        _by_point(row[:, :, None] + column[:, None]),
+        _by_point(weights[:, :, None] * share_x[:, None]).to(memory.tokens.dtype),
     )
     return bags.view(*shape, width)
 

@@ -1,4 +1,4 @@
-"""Any timm network as a backbone: normalised pixels in, feature maps by stride out."""
+"""Any timm network as a backbone: it normalises the pixels and returns feature maps at the chosen strides."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ from crossstage.layers.deform_conv import ModulatedDeformConv2d
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 _STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
 _SWIN_NAMES = ("swin_", "swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large")
-# timm fits windows, shifts and the mask to the pretraining's image size: these keep them whole on images of any size
+# By default timm fits Swin's windows, shifts and mask to the image size of pretraining. With these options the windows
+# keep their size on images of any size.
 _SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
 
 
 class TimmBackbone(nn.Module):
-    """Feature maps of a timm model (`timm.list_models()`), finest first.
+    """Feature maps of a timm model (`timm.list_models()`), finest first. A Swin accepts images of any size.
 
-    strides: which maps to return, by their reduction.  frozen_norm: batch norms as constants (FrozenBN), as COCO
-    recipes of two images a GPU need.  frozen_stages: 0 trains all, 1 freezes the stem, 2 also the first stage, ...
-    (detectron2's freeze_at).  output_norm: a trained LayerNorm over the channels of each map, as detection adds to
-    Swin, whose stages end without one.  edits: applied to the timm model one after the other before anything is
-    frozen (`FixedStatistics`, `DeformableStages`).  options: further keywords for `timm.create_model`.  A Swin takes
-    any size.
-    Raises InputError for an unknown model or a stride that it does not have.
+    Args:
+        name: name of the timm model.
+        strides: the maps to return, by their reduction of the image size.
+        pretrained: whether to load timm's pretrained weights.
+        frozen_norm: whether batch norms are constants (FrozenBN). COCO recipes with two images per GPU need this.
+        frozen_stages: 0 trains everything, 1 freezes the stem, 2 also the first stage, ... (detectron2's freeze_at).
+        output_norm: whether to add a trained LayerNorm over the channels of each map. Detectors use it with Swin,
+            whose stages end without a norm.
+        edits: functions that change the timm model, applied in order before anything is frozen (`FixedStatistics`,
+            `DeformableStages`).
+        options: further keywords for `timm.create_model`.
+
+    Raises:
+        InputError: if timm has no such model, or the model has no map of a stride.
     """
 
     pixel_mean: Tensor
@@ -66,9 +74,14 @@ class TimmBackbone(nn.Module):
         freeze_stages(self.body, frozen_stages)
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """pixels: uint8 or float [B, 3, H, W], 0 to 255.  mask: bool [B, H, W], True = padding (becomes mean colour).
+        """Compute the feature maps.
 
-        Returns one [B, C, h, w] per stride, finest first.
+        Args:
+            pixels: uint8 or float [B, 3, H, W], 0 to 255, RGB.
+            mask: bool [B, H, W], True = padding; such pixels get the mean colour.
+
+        Returns:
+            One [B, C, h, w] per stride, finest first.
         """
         normalised = (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         normalised = normalised.masked_fill(mask[:, None], 0)
@@ -76,13 +89,13 @@ class TimmBackbone(nn.Module):
         if rows or columns:
             normalised = pad(normalised, (0, columns, 0, rows))
         maps = [level.permute(0, 3, 1, 2) if self.channels_last else level for level in self.body(normalised)]
-        if self.norms is not None:  # over the channels, which LayerNorm expects last
+        if self.norms is not None:  # LayerNorm expects the channels on the last axis
             maps = [norm(level.movedim(1, -1)).movedim(-1, 1) for norm, level in zip(self.norms, maps, strict=True)]
         return tuple(maps)
 
 
 def _plain(options: Mapping) -> dict:
-    """The lists of a config node as tuples: timm hands some to torch, which takes no ListConfig."""
+    """The options with lists turned into tuples. timm passes some to torch, which does not accept a ListConfig."""
     return {
         key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
         for key, value in options.items()
@@ -90,7 +103,7 @@ def _plain(options: Mapping) -> dict:
 
 
 def _patch_size(body: nn.Module) -> tuple[int, int]:
-    """What height and width must be multiples of: (1, 1) where convolutions take any size."""
+    """The numbers of which height and width must be multiples; (1, 1) for a network that accepts any size."""
     return tuple(getattr(getattr(body, "patch_embed", None), "patch_size", (1, 1)))
 
 
@@ -106,22 +119,26 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     missing = [stride for stride in strides if stride not in known]
     if missing:
         raise InputError(f"backbone.strides={list(strides)}: {name} has no map of stride {missing[0]}; it has {known}")
-    # the deepest map of a stride: a dilated last stage (output_stride=16) has the stride of the one before
+    # Several maps may have one stride: a dilated last stage (output_stride=16) keeps that of the stage before. The
+    # deepest map is taken.
     indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
 
 
 def _open_residual_branches(body: nn.Module) -> None:
-    """timm begins with the last norm of a residual branch at 0; frozen like that, the branch would never learn."""
+    """Set all batch norm scales to 1.
+
+    timm initialises the last norm of each residual branch with 0. If that were frozen, the branch would never learn.
+    """
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
 
 
 class FixedStatistics:
-    """An edit: batch norms keep their statistics in training too, scale and shift are trained (mmdet's norm_eval).
+    """An edit that fixes the statistics of all batch norms; scale and shift are still trained (mmdet's norm_eval).
 
-    Raises InputError where the network has no batch norm of torch's own class.
+    The call raises InputError if the network has no `nn.BatchNorm2d`.
     """
 
     def __call__(self, body: nn.Module) -> nn.Module:
@@ -143,22 +160,24 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> FixedBatchNorm2d:
-        """The same norm: it takes over parameters and statistics."""
+        """Make a fixed norm that holds the parameters and statistics of `norm`."""
         with norm.weight.device:
             fixed = cls(norm.num_features, eps=norm.eps)
         fixed.load_state_dict(norm.state_dict(), assign=True)
         return fixed.eval()
 
     def train(self, mode: bool = True) -> FixedBatchNorm2d:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
 
 class DeformableStages:
-    """An edit: the 3x3 convolutions of some stages become modulated deformable ones (mmdet's DCN in c3-c5).
+    """An edit that replaces the 3x3 convolutions of some stages by modulated deformable ones (mmdet's DCN in c3-c5).
 
-    stages: 1 is the first behind the stem. The body's parameters keep their names. Raises InputError where a stage has
-    no such convolution.
+    The existing parameters keep their names. The call raises InputError if a stage has no 3x3 convolution.
+
+    Args:
+        stages: numbers of the stages; 1 is the first stage after the stem.
     """
 
     def __init__(self, stages: Sequence[int] = (2, 3, 4)) -> None:
@@ -185,9 +204,14 @@ class DeformableStages:
 
 
 def freeze_stages(body: nn.Module, count: int) -> None:
-    """Stop the gradients of the first `count` stages of a timm feature network: the stem, then each stage.
+    """Stop the gradients of the first parts of a timm feature network.
 
-    Raises InputError where the network's stages cannot be told apart by its children's names.
+    Args:
+        body: the network.
+        count: 0 freezes nothing, 1 the stem, 2 also the first stage, and so on.
+
+    Raises:
+        InputError: if the stages cannot be recognised by the names of the network's children.
     """
     stage = 0
     for name, child in body.named_children():

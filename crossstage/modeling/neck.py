@@ -1,4 +1,8 @@
-"""Backbone maps to one width: the channel mapper of Deformable-DETR and its successors, and DETR's single level."""
+"""Necks, which give all feature maps the same number of channels.
+
+`ChannelMapper` is the neck of Deformable-DETR and its successors, `SharedNormMapper` that of AdaMixer and its
+successors, `SingleLevelProjection` that of DETR.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +14,16 @@ from crossstage.structures import FeaturePyramid
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then optional GroupNorm and activation: [B, in, h, w] -> [B, out, h', w']."""
+    """Convolution, then optional GroupNorm and activation: [B, in, h, w] -> [B, out, h', w'].
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: side of the kernel; padding keeps the size of the map if the stride is 1.
+        stride: stride of the convolution.
+        groups: number of groups of the GroupNorm; None means no norm.
+        activation: applied last; None means none.
+    """
 
     def __init__(
         self,
@@ -35,10 +48,17 @@ class ConvNorm(nn.Module):
 
 
 class ChannelMapper(nn.Module):
-    """One convolution a level; further levels by strided 3x3 convolutions (Deformable-DETR, section A.2).
+    """One convolution per backbone map, and strided 3x3 convolutions for extra levels (Deformable-DETR, section A.2).
 
-    The first further level reads the last backbone map itself, each later one the level before it.
-    groups: of the GroupNorm behind each convolution; None for no norm.
+    The first extra level reads the last backbone map; each later one reads the level before it.
+
+    Args:
+        in_channels: number of channels of each backbone map, finest first.
+        out_channels: number of channels C of every level.
+        num_levels: number of levels L, extra levels included.
+        kernel_size: kernel of the convolutions of the backbone maps.
+        groups: number of groups of the GroupNorm after each convolution; None means no norm.
+        activation: applied after each norm; None means none.
     """
 
     def __init__(
@@ -63,7 +83,15 @@ class ChannelMapper(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
-        """maps: one [B, in, h, w] a backbone level, finest first.  mask: bool [B, H, W] of the padded images."""
+        """Build the pyramid.
+
+        Args:
+            maps: one [B, in, h, w] per backbone level, finest first.
+            mask: bool [B, H, W] of the padded images, True = padding.
+
+        Returns:
+            L levels [B, C, h, w].
+        """
         levels = [conv(level) for conv, level in zip(self.convs, maps, strict=True)]
         source = maps[-1]
         for conv in self.extra_convs:
@@ -73,9 +101,16 @@ class ChannelMapper(nn.Module):
 
 
 class SharedNormMapper(nn.Module):
-    """One convolution a level, then one GroupNorm that all levels share (AdaMixer's channel mapping).
+    """One convolution per level, then one GroupNorm that all levels share.
 
-    kernel_size 1 without activation is AdaMixer's, 3 with a ReLU is DEQDet's.
+    AdaMixer uses kernel size 1 without activation, DEQDet kernel size 3 with a ReLU.
+
+    Args:
+        in_channels: number of channels of each backbone map, finest first.
+        out_channels: number of channels C of every level.
+        kernel_size: kernel of the convolutions.
+        groups: number of groups of the GroupNorm.
+        activation: applied between convolution and norm; None means none.
     """
 
     def __init__(
@@ -94,25 +129,33 @@ class SharedNormMapper(nn.Module):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
-        """maps: one [B, in, h, w] a backbone level, finest first.  mask: bool [B, H, W] of the padded images."""
+        """Build the pyramid from maps [B, in, h, w], finest first, and the padding mask, bool [B, H, W]."""
         return pyramid([self.norm(conv(level)) for conv, level in zip(self.convs, maps, strict=True)], mask)
 
 
 class SingleLevelProjection(nn.Module):
-    """DETR's neck: a 1x1 convolution of the coarsest backbone map, a pyramid of one level."""
+    """DETR's neck: a 1x1 convolution of the coarsest backbone map gives a pyramid of one level."""
 
     def __init__(self, in_channels: int, out_channels: int = 256) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
-        """maps: [B, in, h, w] each, of which the last is read.  mask: bool [B, H, W] of the padded images."""
+        """Build the pyramid from the last of the maps [B, in, h, w] and the padding mask, bool [B, H, W]."""
         return pyramid([self.conv(maps[-1])], mask)
 
 
 def pyramid(levels: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
-    """L maps [B, C, h, w] with what the padding mask, bool [B, H, W], says of them: theirs, and the images' sizes."""
-    dtype = torch.promote_types(levels[0].dtype, torch.float32)  # a size of 1333 is no bfloat16
+    """Combine the levels with their padding masks and the sizes of the unpadded images.
+
+    Args:
+        levels: L maps [B, C, h, w].
+        mask: bool [B, H, W] of the padded images, True = padding.
+
+    Returns:
+        The pyramid; each level's mask is the nearest-neighbour resize of `mask`.
+    """
+    dtype = torch.promote_types(levels[0].dtype, torch.float32)  # bfloat16 cannot represent a size of 1333 exactly
     rows, columns = (~mask[:, :, 0]).sum(-1), (~mask[:, 0]).sum(-1)
     return FeaturePyramid(
         maps=tuple(levels),
@@ -122,7 +165,7 @@ def pyramid(levels: Sequence[Tensor], mask: Tensor) -> FeaturePyramid:
 
 
 def nearest_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """Nearest-neighbour resize of a mask: bool [B, H, W] -> [B, height, width], source index floor(i * H / h)."""
+    """Nearest-neighbour resize of a mask: bool [B, H, W] -> [B, height, width]; row i reads row i * H // height."""
     rows = torch.arange(height, device=mask.device) * mask.shape[1] // height
     columns = torch.arange(width, device=mask.device) * mask.shape[2] // width
     return mask[:, rows][:, :, columns]

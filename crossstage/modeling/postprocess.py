@@ -1,4 +1,4 @@
-"""From the last stage's predictions to detections in the original image."""
+"""Turns the predictions of the last stage into detections in the original image."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,15 @@ from crossstage.structures import Detections, ImageBatch, StageOutputs
 
 
 def best_pairs(logits: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` best (query, class) pairs of each image: no suppression, no threshold.
+    """The (query, class) pairs with the highest scores in each image, without suppression or a threshold.
 
-    logits: [B, N, K], boxes: [B, N, 4]. Returns scores [B, D], labels int64 [B, D] and boxes_xyxy [B, D, 4]
-    (normalised), best first; D = min(count, N * K).
+    Args:
+        logits: [B, N, K].
+        boxes: normalised cxcywh, [B, N, 4].
+        count: number of pairs per image.
+
+    Returns:
+        Scores [B, D], labels int64 [B, D] and normalised boxes_xyxy [B, D, 4], best first; D = min(count, N * K).
     """
     classes = logits.shape[-1]
     scores, index = logits.sigmoid().flatten(1).topk(min(count, logits[0].numel()), dim=1)
@@ -20,10 +25,19 @@ def best_pairs(logits: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def suppress(boxes_xyxy: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Greedy non-maximum suppression within each class: bool [D], what is kept of boxes [D, 4], best first.
+    """Greedy non-maximum suppression within each class.
 
-    A box goes if a kept better one of its class overlaps it by more than `threshold`. Each round settles at least one
-    more box, and usually a few rounds settle all. (torchvision's compiled one is not there on every CPU build.)
+    A box is removed if a better box of the same class is kept and their IoU exceeds `threshold`. Each round decides
+    at least one more box; usually a few rounds decide all. torchvision's compiled function is not used because not
+    every CPU build contains it.
+
+    Args:
+        boxes_xyxy: [D, 4], best first.
+        labels: int64 [D].
+        threshold: the largest IoU that two kept boxes of one class may have.
+
+    Returns:
+        bool [D], True for the boxes to keep.
     """
     overlap = box_iou(boxes_xyxy[:, None], boxes_xyxy[None], eps=1e-12)
     beats = ((overlap > threshold) & (labels[:, None] == labels)).triu(1)
@@ -34,10 +48,12 @@ def suppress(boxes_xyxy: Tensor, labels: Tensor, threshold: float) -> Tensor:
 
 
 class TopK(nn.Module):
-    """Deformable-DETR's post-processing: the `num_select` best of all queries and classes of the last stage.
+    """Deformable-DETR's post-processing: the best (query, class) pairs of the last stage become detections.
 
-    clip: cut boxes to the image and drop those that become empty; AdaMixer leaves them as they are.
-    nms_threshold: IoU beyond which a better box of the same class suppresses another; None for no suppression.
+    Args:
+        num_select: number of detections per image, before boxes are dropped.
+        clip: whether boxes are clipped to the image and dropped if they become empty. AdaMixer does not clip.
+        nms_threshold: see `suppress`; None means no suppression.
     """
 
     def __init__(self, num_select: int = 300, *, clip: bool = True, nms_threshold: float | None = None) -> None:
@@ -45,7 +61,7 @@ class TopK(nn.Module):
         self.num_select, self.clip, self.nms_threshold = num_select, clip, nms_threshold
 
     def forward(self, outputs: StageOutputs, batch: ImageBatch) -> list[Detections]:
-        """Detections in pixels of each original image, best first."""
+        """Return the detections of each image, best first, in pixels of the original image."""
         scores, labels, boxes = best_pairs(outputs.logits[-1], outputs.boxes[-1], self.num_select)
         detections = []
         for image, (height, width) in enumerate(batch.original_sizes):

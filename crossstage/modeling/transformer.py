@@ -1,4 +1,4 @@
-"""One transformer layer: attentions, norms and a feed-forward network in an order that is data."""
+"""One transformer layer: attentions, norms and a feed-forward network, in an order that the config can set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,20 @@ DECODER_ORDER = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 
 
 class TransformerLayer(nn.Module):
-    """Runs its parts in `order`, e.g. DECODER_ORDER; an order that begins with "norm" is pre-norm.
+    """Runs its parts one after the other in `order`, and each part adds its own residual.
 
-    Each part adds its own residual. Post-norm: the residual is what the part reads. Pre-norm: it is the layer's
-    input, and after an attention that attention's un-normed output (as in detrex).
-    self_attn and cross_attn may be any modules that take (query, identity=..., **their own keywords).
+    Post-norm layers: the residual is the input of the part. Pre-norm layers: it is the un-normed output of the last
+    attention, or the input of the layer before the first attention (as in detrex).
+
+    Args:
+        embed_dim: number of channels C.
+        ffn: the feed-forward network, called as `ffn(query, identity=...)`.
+        self_attn: any module that is called as `self_attn(query, identity=..., **keywords)`.
+        cross_attn: likewise.
+        order: names of the parts. An order that begins with "norm" makes a pre-norm layer.
+
+    Raises:
+        ValueError: if `order` names a part that is not given.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class TransformerLayer(nn.Module):
     def forward(
         self, query: Tensor, *, self_attn: dict[str, Any] | None = None, cross_attn: dict[str, Any] | None = None
     ) -> Tensor:
-        """query: [B, N, C] -> [B, N, C].  self_attn, cross_attn: keywords for these parts."""
+        """Run the layer: [B, N, C] -> [B, N, C]; `self_attn` and `cross_attn` are keywords for these two parts."""
         keywords = {"self_attn": self_attn or {}, "cross_attn": cross_attn or {}, "ffn": {}}
         norms = iter(self.norms)
         pre_norm = self.order[0] == "norm"

@@ -4,9 +4,9 @@
 - `detr_rows`: StageInteractor's tables over the DETR family
 - `mixer_rows`: StageInteractor's tables over AdaMixer
 - `tables`: all tables
-- `runs`: what is asked for, and a run: its command, its folder, what that holds
-- `process`: a run as a child process that signals reach
+- `runs`: a request, and a run: its command and its folder
+- `process`: runs a training in a child process and forwards signals to it
 - `runner`: the loop over runs
-- `intervals`: means over seeds and their differences, with intervals
-- `report`: the figures of finished runs
+- `intervals`: means over seeds and differences of means, with confidence intervals
+- `report`: the report of finished runs
 """

@@ -8,13 +8,13 @@ PAPER = "the paper"
 
 
 def _dino(name: str, variant: str, epochs: int, ap: float, baseline: str = "") -> Row:
-    """DINO R50, 4 scales; `variant`: "", "_csla", "_csla_dca"."""
+    """DINO R50 with 4 scales; `variant` is "", "_csla" or "_csla_dca"."""
     coco = f"dino_r50_4scale_{epochs}ep{variant}"
     return Row(name, coco, f"dino_toy{variant}", ap, PAPER, baseline, epochs)
 
 
 def _pair(name: str, coco: str, toy: str, ap: float, csla_ap: float) -> tuple[Row, Row]:
-    """A detector without and with CSLA; `coco`, `toy`: its configs; the name ends in its epochs."""
+    """A detector without and with CSLA; `coco` and `toy` are its configs, and `name` ends with its epochs."""
     epochs = int(name.rpartition("_")[2].removesuffix("ep"))
     plain = Row(name, coco, toy, ap, PAPER, "", epochs)
     return plain, Row(f"{name}_csla", f"{coco}_csla", f"{toy}_csla", csla_ap, PAPER, name, epochs)

@@ -1,4 +1,4 @@
-"""Means over seeds and their differences, with 95 % Student-t intervals of scipy."""
+"""Means over seeds and differences of means, with 95 % Student-t intervals from scipy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, half the width of its 95 % interval (None: one seed has none), and the method of the interval."""
+    """A mean with its confidence interval.
+
+    Attributes:
+        mean: the mean.
+        half_width: half the width of the 95 % interval; None for one seed.
+        method: the method of the interval, in words.
+    """
 
     mean: float
     half_width: float | None
@@ -23,12 +29,12 @@ class Estimate:
         return f"{self.mean:.2f}" if self.half_width is None else f"{self.mean:.2f} ± {self.half_width:.2f}"
 
     def signed(self) -> str:
-        """As `str`, with a sign, for a difference."""
+        """The text of a difference: as `str`, but always with a sign."""
         return f"{'+' if self.mean >= 0 else ''}{self}"
 
 
 def mean_of_seeds(values: Sequence[float], kind: str = "t") -> Estimate:
-    """The mean of at least one value. Of differences by seed it is the paired interval."""
+    """The mean of at least one value with its interval; `kind` names the method (paired, for differences by seed)."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean, None, "one seed: no interval")
@@ -36,7 +42,15 @@ def mean_of_seeds(values: Sequence[float], kind: str = "t") -> Estimate:
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
-    """ours - theirs, each by seed and with at least one: paired where the seeds are the same, else Welch's interval."""
+    """The difference of two means over seeds.
+
+    Args:
+        ours: values by seed, at least one.
+        theirs: values by seed, at least one.
+
+    Returns:
+        ours - theirs, with a paired interval if the seeds are the same, and otherwise with Welch's interval.
+    """
     if ours.keys() == theirs.keys():
         return mean_of_seeds([ours[seed] - theirs[seed] for seed in ours], "paired t")
     sides = list(ours.values()), list(theirs.values())
@@ -48,7 +62,7 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estima
 
 
 def _half_width(test, values, other, **options) -> float:
-    """Half of the interval that a t-test gives; 0 without variance, for which scipy has no degrees of freedom."""
+    """Half the width of a t-test's interval; 0 without variance, in which case scipy has no degrees of freedom."""
     if all(len({*side}) == 1 for side in (values, other) if not isinstance(side, float)):
         return 0.0
     interval = test(values, other, **options).confidence_interval(CONFIDENCE)

@@ -1,4 +1,4 @@
-"""StageInteractor's tables over AdaMixer as data. Figures: the paper's, on COCO val2017, where our facts have them."""
+"""StageInteractor's tables over AdaMixer as data. The AP is the paper's, on COCO val2017, if we know it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_REUSE = (f"{MIXING}.reuse.channel_filters=0", f"{MIXING}.reuse.spatial_filter
 
 
 def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "ours", small: tuple = ()) -> Row:
-    """StageInteractor R50, 100 queries, 12 epochs; `small`: further overrides for the small model."""
+    """StageInteractor R50 with 100 queries and 12 epochs; `small` are further overrides for the small model."""
     return Row(
         name=name,
         config="stage_interactor_r50_12ep",
@@ -30,7 +30,7 @@ def _row(name: str, *overrides: str, ap: float | None = None, baseline: str = "o
 
 
 def _recipe(name: str, config: str, ap: float, epochs: int) -> Row:
-    """A recipe of Tables 2 and 3; on the generated set they are all the small model."""
+    """A recipe of Tables 2 and 3; on the generated set all of them use the small model."""
     return Row(name, config, TOY, ap, PAPER, "", epochs)
 
 
@@ -45,7 +45,8 @@ _ADAMIXER = Row(
 )
 
 MIXER_TABLES: dict[str, tuple[Row, ...]] = {
-    # hybrid layer matching: early stages match each object several times (how many stages and times is our reading)
+    # Hybrid layer matching: early stages match each object several times. The numbers of stages and of times are our
+    # interpretation.
     "1": (
         _row("ours", ap=44.8),
         _row("repeated_2x_first_half", f"{COPIES}=[2,2,2,1]", small=(f"{COPIES}=[2,2,1]",)),

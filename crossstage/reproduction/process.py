@@ -1,4 +1,4 @@
-"""A training as a process of its own: one at a time in a folder, stopped by the signals that stop us."""
+"""Runs a training in a child process: only one at a time per folder; signals are forwarded to it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from crossstage.errors import InputError
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: two commands in one folder are not noticed there
+except ImportError:  # Windows has no such locks; two commands in one folder are not detected there
     fcntl = None
 
-# Each signal that stops us, and what the training gets: closing the terminal (SIGHUP) lets it save, too.
+# Each signal that stops us, and the signal that the training gets. After SIGHUP (a closed terminal) it saves too.
 RELAYED: dict[int, signal.Signals] = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
 if hasattr(signal, "SIGHUP"):  # not on Windows
     RELAYED[signal.SIGHUP] = signal.SIGTERM
@@ -33,7 +33,13 @@ if hasattr(signal, "SIGHUP"):  # not on Windows
 
 @dataclass(frozen=True)
 class Ended:
-    """The exit status of a process, the signal that stopped it (0: none), and the line that tells what went wrong."""
+    """The end of a process.
+
+    Attributes:
+        status: the exit status.
+        signal: the signal that stopped it; 0 for none.
+        error: one line that says what failed, or "".
+    """
 
     status: int
     signal: int
@@ -41,15 +47,22 @@ class Ended:
 
 
 def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
-    """Run this Python with `arguments` to its end; its output goes where ours goes.
+    """Run this Python interpreter in a child process until it ends.
 
-    It imports the same `crossstage` as we do, and holds the lock of `held` as well. The first Ctrl-C lets a training
-    save; a second one stops it at once.
+    The child imports the same `crossstage` and writes to the same output. After the first Ctrl-C a training saves its
+    state and stops; the second one stops it at once.
+
+    Args:
+        arguments: the command line without the interpreter.
+        lock: the lock from `held`, which the child then holds too.
+
+    Returns:
+        How the child ended.
     """
     path = [str(Path(crossstage.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     received: list[int] = []
     with _handling_signals(received.append):
-        # A session of its own: Ctrl-C on the terminal would otherwise reach it twice, from there and from us.
+        # The child gets a new session. Otherwise Ctrl-C would reach it twice: from the terminal and from us.
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
@@ -67,7 +80,7 @@ def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
             for number in received[sent:]:
                 process.send_signal(RELAYED[number])
                 sent += 1
-        reader.join(timeout=5)  # a process that outlives the training may hold the pipe
+        reader.join(timeout=5)  # a process that runs longer than the training may keep the pipe open
     status = process.returncode
     number = status - 128 if status > 128 else -status  # a person or a scheduler may have stopped it, not us
     stopped_by = received[-1] if received else number * (number in (signal.SIGINT, signal.SIGTERM))
@@ -75,7 +88,7 @@ def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
 
 
 def error_line(lines: list[str], status: int) -> str:
-    """What a report says of a failure: the signal, the last line that tells an error, the last line, the status."""
+    """The report's line about a failure: the signal, or the last error line, or the last line, or the status."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}" + " (out of memory?)" * (status == -signal.SIGKILL)
     told = [f"ended with status {status} and without a message", *(line.strip() for line in lines if line.strip())]
@@ -85,9 +98,15 @@ def error_line(lines: list[str], status: int) -> str:
 
 @contextmanager
 def held(folder: Path) -> Iterator[int | None]:
-    """Hold `folder`, made if it is absent; a child with the lock holds it on, even if we are killed.
+    """Inside, this process holds the lock of a folder, which is created if missing.
 
-    Raises InputError if another process holds it.
+    A child that gets the lock keeps it, even if this process is killed.
+
+    Yields:
+        The lock for `run_child`, or None on Windows.
+
+    Raises:
+        InputError: if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -97,7 +116,7 @@ def held(folder: Path) -> Iterator[int | None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another process is at work there; wait for it, or end it") from None
+            raise InputError(f"{folder}: another process works there; wait for it, or end it") from None
         yield file.fileno()
 
 

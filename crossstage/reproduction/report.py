@@ -1,4 +1,4 @@
-"""The report of a table: read `report_of` first. All of it comes from what the runs left on disk."""
+"""The report of a table, made from the files of its runs. Read `report_of` first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ Planned = Mapping[str, Sequence[Run]]  # the runs of each row that can be run, b
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run. state: "finished", or what is missing; AP and AP50 in percent are None then."""
+    """One run.
+
+    Attributes:
+        state: "finished", or what is missing.
+        ap: AP in percent; None if the run is not finished.
+        ap50: AP50 in percent; None if the run is not finished.
+        starts: time, commit and device of each start of the run.
+        command: the command of the run.
+    """
 
     seed: int
     iterations: int
@@ -38,13 +46,19 @@ class RunReport:
     ap: float | None
     ap50: float | None
     training_seconds: float
-    starts: list[dict[str, str]]  # time, commit and device of each
+    starts: list[dict[str, str]]
     command: str
 
 
 @dataclass(frozen=True)
 class RowReport:
-    """A row with its runs. AP, AP50: over the finished seeds; delta: AP less that of `row.baseline`; None: unknown."""
+    """A row with its runs.
+
+    Attributes:
+        ap: AP over the finished seeds; None if no seed is finished.
+        ap50: AP50 over the finished seeds; None if no seed is finished.
+        delta: AP minus the AP of `row.baseline`; None if one of them is unknown.
+    """
 
     row: Row
     runs: list[RunReport]
@@ -54,19 +68,19 @@ class RowReport:
 
     @property
     def finished(self) -> list[RunReport]:
-        """The runs that count."""
+        """The finished runs."""
         return [run for run in self.runs if run.ap is not None]
 
     @property
     def missing(self) -> str:
-        """ "" if all seeds are finished, else what is missing."""
+        """What is missing, or "" if all seeds are finished."""
         if not self.runs:
             return "cannot be run: --rows with its name says why"
         return "; ".join(f"seed {run.seed}: {run.state}" for run in self.runs if run.ap is None)
 
 
 def report_of(request: Request, planned: Planned) -> list[RowReport]:
-    """All rows of the table, run or not, in its order; runs with other settings than asked for do not count."""
+    """All rows of the table in its order, also those that were not run. Runs with other settings do not count."""
     runs = {row.name: [_run_report(run, request.gpus) for run in planned.get(row.name, ())] for row in request.rows}
     scores = {name: {run.seed: run.ap for run in found if run.ap is not None} for name, found in runs.items()}
     reports = []
@@ -102,7 +116,7 @@ def _run_report(run: Run, gpus: int) -> RunReport:
 
 
 def table(reports: Sequence[RowReport], request: Request) -> str:
-    """The table in Markdown; on the generated set the published column says that it is about other data."""
+    """The table in Markdown. On the generated set, the head of the published column says that it is about COCO."""
     published = "published AP" + (", COCO" if request.is_generated else "")
     seeds = f"seeds 0..{request.seeds - 1}" if request.seeds > 1 else "seed 0"
     heads = [head.format(published=published, seeds=seeds) for head in (*COLUMNS, "training time")]
@@ -129,12 +143,12 @@ def _cells(report: RowReport) -> list[str]:
 
 
 def markdown(reports: Sequence[RowReport], request: Request) -> str:
-    """report.md: the table, what it was made from, what is missing, and each run's command, commit, device."""
+    """The text of report.md: the table, its data, missing runs, and the command, commit and device of each run."""
     lines = [f"# Table {request.table} on {request.data}", ""]
     lines += [f"Ours is measured on {described(request)}. {RULE}", "", INTERVALS, ""]
     lines += [f"--epochs-scale {request.scale:g}, --seeds {request.seeds}, written {_now()}.", ""]
     if request.is_generated:
-        lines += ["The published figures are of COCO val2017 and cannot be compared with ours, which are not.", ""]
+        lines += ["The published figures are for COCO val2017; they cannot be compared with ours.", ""]
     lines += [table(reports, request)]
     if missing := [f"- {report.row.name}: {report.missing}" for report in reports if report.missing]:
         lines += ["", "## Missing", "", *missing]
@@ -148,7 +162,7 @@ def markdown(reports: Sequence[RowReport], request: Request) -> str:
 
 
 def described(request: Request) -> str:
-    """One phrase: which data the figures are from."""
+    """One phrase that names the data of the figures."""
     if not request.is_generated:
         return "COCO: train2017, evaluated on val2017"
     try:
@@ -162,7 +176,7 @@ def described(request: Request) -> str:
 
 
 def write(request: Request, planned: Planned) -> list[RowReport]:
-    """Write report.md and report.json (the same, with all digits), each as a whole; return what they say."""
+    """Write report.md and report.json (the same with all digits), each completely or not at all; return the rows."""
     reports = report_of(request, planned)
     content = {
         "table": request.table,
@@ -183,7 +197,7 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
 
 
 def check_folder(request: Request) -> None:
-    """Raise InputError if the folder holds the report of another table: it would be lost."""
+    """Raise InputError if the folder holds the report of another table, which would be lost."""
     path = request.folder / "report.json"
     if not path.is_file():
         return

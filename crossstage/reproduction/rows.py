@@ -1,4 +1,4 @@
-"""A row of a paper's table as data, and choosing among rows. The tables are in `detr_rows` and `mixer_rows`."""
+"""A row of a paper's table as data, and the choice of rows. The tables are in `detr_rows` and `mixer_rows`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Row:
     """One row of a table.
 
     Attributes:
-        name: of its folder of runs and in --rows.
+        name: name of the row in --rows, and of the folder of its runs.
         config: the config for COCO, a short name or a file.
         toy_config: the config for the generated set.
-        paper_ap: AP on COCO that `source` published; None where we know no figure.
-        source: who published it, "" for nobody.
-        baseline: the row of the same table that it is compared with, "" for none.
-        epochs: over COCO.
+        paper_ap: AP on COCO that `source` published; None if we know no figure.
+        source: the publisher of the figure, or "".
+        baseline: the row of the same table that it is compared with, or "".
+        epochs: number of epochs on COCO.
         overrides: key=value for both configs.
-        toy_overrides: further ones for the generated set's config.
+        toy_overrides: further key=value for the config of the generated set.
     """
 
     name: str
@@ -46,7 +46,18 @@ class Row:
 
 
 def chosen(rows: tuple[Row, ...], patterns: list[str]) -> tuple[Row, ...]:
-    """The rows that fit a name or shell pattern, all without any; InputError for one that fits none."""
+    """Choose rows of a table.
+
+    Args:
+        rows: all rows.
+        patterns: names or shell patterns; an empty list chooses all rows.
+
+    Returns:
+        The chosen rows in the order of the table.
+
+    Raises:
+        InputError: for a pattern that fits no row.
+    """
     names = [row.name for row in rows]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -56,6 +67,6 @@ def chosen(rows: tuple[Row, ...], patterns: list[str]) -> tuple[Row, ...]:
 
 
 def length(row: Row, rows: tuple[Row, ...]) -> float:
-    """A row's epochs over the fewest epochs of its project's rows: a factor of its toy config's iterations."""
+    """The epochs of a row divided by the fewest epochs of its project's rows; the toy config trains so much longer."""
     project = find_config(row.toy_config).parent
     return row.epochs / min(other.epochs for other in rows if find_config(other.toy_config).parent == project)

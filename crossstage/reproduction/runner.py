@@ -1,4 +1,4 @@
-"""The work of `crossstage reproduce`: run what is not finished, one after another; read `run_table` first."""
+"""The work of `crossstage reproduce`: runs what is not finished, one run after the other. Read `run_table` first."""
 
 from __future__ import annotations
 
@@ -31,13 +31,21 @@ ANNOTATIONS = ("annotations/instances_train2017.json", "annotations/instances_va
 
 
 def run_table(args: argparse.Namespace, again: str) -> int:
-    """Everything from the command line to the report; `again`: the command that goes on after an interruption.
+    """Do everything from the command line to the report.
 
-    Returns 0, or 1 if a row failed, or 128 + signal when stopped. Raises InputError before anything starts.
+    Args:
+        args: the command line.
+        again: the command that continues after an interruption, for messages.
+
+    Returns:
+        0, or 1 if a row failed, or 128 + signal number if a signal stopped it.
+
+    Raises:
+        InputError: before anything starts.
     """
     request, asked = request_of(args)
     planned = plan(request, asked)
-    # each seed of all rows before the next
+    # One seed of all rows is run before the next seed.
     runs = [run for of_seed in zip(*(planned[row.name] for row in asked), strict=True) for run in of_seed]
     absent = not request.root.exists() or (request.root.is_dir() and not any(request.root.iterdir()))
     generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *GENERATED]
@@ -63,9 +71,9 @@ def run_table(args: argparse.Namespace, again: str) -> int:
 
 
 def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
-    """The request and the rows that were asked for. Raises InputError for a row or a number that cannot be."""
+    """The request and the chosen rows. Raises InputError for an unknown row or an impossible number."""
     rows = rows_of(args.table)
-    # argparse gives --rows what follows it, changes to the config included
+    # argparse also puts the overrides that follow --rows into its list.
     overrides = [*(name for name in args.rows if "=" in name), *args.opts]
     if stray := [text for text in args.opts if "=" not in text and not text.startswith("~")]:
         raise InputError(f"{stray[0]}: expected key=value; rows are named by --rows {stray[0]}")
@@ -88,9 +96,17 @@ def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
 
 
 def plan(request: Request, asked: Sequence[Row]) -> dict[str, list[Run]]:
-    """The runs of all rows by the row's name; a row that was not asked for and cannot be run has none.
+    """Plan the runs of all rows.
 
-    Raises InputError for what would stop a run that was asked for: its config, its overrides, what its folder holds.
+    Args:
+        request: the command line without the choice of rows.
+        asked: the chosen rows.
+
+    Returns:
+        The runs by the name of the row. A row that is not chosen and cannot be run is left out.
+
+    Raises:
+        InputError: if a chosen row cannot be run because of its config, its overrides, or the content of its folder.
     """
     report.check_folder(request)
     planned: dict[str, list[Run]] = {}
@@ -113,13 +129,13 @@ def check_root(root: Path) -> None:
 
 
 def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> int:
-    """Run what is not finished and report after each; returns the signal that stopped us, else 0."""
+    """Run what is not finished and write the report after each run; returns the signal that stopped us, or 0."""
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.row.name}, seed {run.seed}"
         if run.is_finished():
             print(f"{name}: finished, skipped", flush=True)
             continue
-        print(f"{name}: {'going on' if run.is_begun() else 'starting'} in {run.folder}", flush=True)
+        print(f"{name}: {'continuing' if run.is_begun() else 'starting'} in {run.folder}", flush=True)
         try:
             ended = train(run, request.gpus)
         except InputError as error:
@@ -132,7 +148,7 @@ def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> i
 
 
 def train(run: Run, gpus: int) -> Ended:
-    """Start a run or go on with it, and note how it ended. Raises InputError if another process has its folder."""
+    """Start or continue a run and record how it ended. Raises InputError if another process uses its folder."""
     arguments = run.command(gpus)
     with held(run.folder) as lock:
         device = device_name(run.settings["train.device"], gpus)
@@ -151,7 +167,7 @@ def conclude(request: Request, planned: report.Planned, asked: Sequence[Row], *,
     console.print(Markdown(report.table(reports, request)))
     print(f"written to {request.folder / 'report.md'} and report.json")
     if stopped:
-        print(f"stopped; go on with: {again}", file=sys.stderr)
+        print(f"stopped; continue with: {again}", file=sys.stderr)
         return 128 + stopped
     failed = [found for found in reports if found.row in asked and found.missing]
     for found in failed:
@@ -160,7 +176,7 @@ def conclude(request: Request, planned: report.Planned, asked: Sequence[Row], *,
 
 
 def commit_name() -> str:
-    """The checkout's commit, "+changes" if its files differ from it; without a checkout or git the version."""
+    """The commit of the checkout, with "+changes" if files differ; without a checkout or git, the version."""
     checkout = Path(crossstage.__file__).parents[1]
     describe = ("git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
     commit = ""
@@ -170,7 +186,7 @@ def commit_name() -> str:
 
 
 def device_name(device: str, gpus: int) -> str:
-    """What a run with train.device=`device` trains on, in words."""
+    """The device of a run with train.device=`device`, in words."""
     import torch
 
     if device == "cuda" and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A run: the command of one row and one seed, its folder, and what the folder says of it. Read `Request` first."""
+"""A run: the command of one row and one seed, its folder, and its state in this folder. Read `Request` first."""
 
 from __future__ import annotations
 
@@ -33,10 +33,17 @@ FINAL = "model_final.pth"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line, except for the choice of rows.
+    """The command line without the choice of rows.
 
-    data: "toy" (generated images) or "coco", which lies at `root`.  scale: a factor of all iterations.  seeds: runs
-    per row, with seeds 0 to seeds - 1.  gpus: processes per run.  overrides: key=value for every run.
+    Attributes:
+        table: name of the table.
+        data: "toy" (generated images) or "coco".
+        root: folder of the data.
+        output: folder for runs and reports.
+        scale: a factor on all iterations.
+        seeds: number of runs per row, with seeds 0 to seeds - 1.
+        gpus: processes per run.
+        overrides: key=value for every run.
     """
 
     table: str
@@ -55,16 +62,16 @@ class Request:
 
     @property
     def is_generated(self) -> bool:
-        """Whether we write the data set ourselves if it is absent."""
+        """Whether the data set is generated if it is missing."""
         return self.data == "toy"
 
     @property
     def folder(self) -> Path:
-        """Where the runs of all rows and the reports lie."""
+        """The folder of all runs and reports."""
         return self.output / self.data
 
     def runs(self, row: Row) -> list[Run]:
-        """One run per seed. Raises InputError if the row's config does not load or does not take the overrides."""
+        """One run per seed. Raises InputError if the row's config does not load or an override does not fit."""
         config, changes = row.config_for(self.data), row.overrides_for(self.data)
         times = length(row, self.rows) if self.is_generated else 1.0
         iterations = max(1, round(_changed(config, changes).train.max_iter * times * self.scale))
@@ -79,7 +86,7 @@ class Request:
         check_values(_changed(config, changes).train)
         runs = []
         for seed in range(self.seeds):
-            # of overrides of the same key the last one counts
+            # If several overrides have the same key, the last one is used.
             by_key = {text.partition("=")[0]: text for text in (*changes, f"train.seed={seed}")}
             runs.append(Run(row, seed, config, tuple(by_key.values()), self.folder / row.name / f"seed{seed}"))
         return runs
@@ -87,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """A row with a seed. overrides: all of its config's but train.output_dir, which is `folder`."""
+    """A row with a seed. `overrides` are all overrides of its config except train.output_dir, which is `folder`."""
 
     row: Row
     seed: int
@@ -97,7 +104,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What decides the run's numbers: all values of its config, whoever set them. Not the number of GPUs."""
+        """Everything that determines the run's results: all values of its config, but not the number of GPUs."""
         values = yaml_form.encode(_changed(self.config, self.overrides))[0]
         settings = {"--config-file": self.config, **_flat(values)}
         settings["dataloader.root"] = os.path.abspath(settings["dataloader.root"])
@@ -106,30 +113,30 @@ class Run:
 
     @property
     def iterations(self) -> int:
-        """How many it trains for."""
+        """The number of iterations of the training."""
         return int(self.settings["train.max_iter"])
 
     def command(self, gpus: int) -> list[str]:
-        """Without the interpreter. It starts a run as well as goes on with it: --resume needs no checkpoint."""
+        """The command without the interpreter. It starts or continues the run: --resume needs no checkpoint."""
         many = ["--num-gpus", str(gpus)] if gpus > 1 else []
         changes = [*self.overrides, f"train.output_dir={self.folder}"]
         return [*TRAINER, "--config-file", self.config, "--resume", *many, *changes]
 
     def record(self) -> dict[str, Any]:
-        """run.json, or an empty one. Raises InputError if it cannot be read."""
+        """The content of run.json, or an empty record. Raises InputError if the file cannot be read."""
         path = self.folder / "run.json"
         return _read(path) if path.is_file() else {"settings": {}, "starts": [], "error": ""}
 
     def is_begun(self) -> bool:
-        """Whether there is a checkpoint to go on from, or a finished run."""
+        """Whether there is a checkpoint to continue from, or a finished run."""
         return (self.folder / POINTER).is_file()
 
     def is_finished(self) -> bool:
-        """Whether the trainer has written what it writes last: the results, after the final checkpoint."""
+        """Whether the trainer has written the results, which it writes last, after the final checkpoint."""
         return self.saved_iterations() == self.iterations and (self.folder / "results.json").is_file()
 
     def saved_iterations(self) -> int:
-        """How many are in the last checkpoint; 0 without any."""
+        """The number of iterations in the last checkpoint; 0 without a checkpoint."""
         name = (self.folder / POINTER).read_text(encoding="utf-8").strip() if self.is_begun() else ""
         if name == FINAL:
             return self.iterations
@@ -137,7 +144,7 @@ class Run:
         return int(number) + 1 if number.isdecimal() else 0
 
     def differences(self) -> list[str]:
-        """Settings of a begun run that are not those asked for, each as "key=old (asked: new)"."""
+        """The settings in which a begun run differs from this one, each as "key=old (asked: new)"."""
         if not self.is_begun():
             return []
         before, now = self.record()["settings"], self.settings
@@ -156,27 +163,28 @@ class Run:
             )
 
     def note_start(self, *, command: Sequence[str], commit: str, device: str) -> None:
-        """Write the settings before the run begins, and where it began or went on."""
+        """Write the settings before the run starts or continues, with its time, commit and device."""
         here = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit, "device": device}
         starts = [*(self.record()["starts"] if self.is_begun() else []), here]
         self._write({"settings": self.settings, "command": command_line(command), "starts": starts, "error": ""})
 
     def note_error(self, error: str) -> None:
-        """Add the line that the run ended with."""
+        """Store the line with which the run ended."""
         self._write({**self.record(), "error": error})
 
     def scores(self) -> dict[str, float]:
-        """AP and AP50 of a finished run, in percent. Raises InputError if results.json has none that is a number."""
+        """AP and AP50 of a finished run, in percent. Raises InputError if one of them is not a number."""
         path = self.folder / "results.json"
         results = _read(path).get("bbox", {})
         found = {name: results.get(name) for name in ("AP", "AP50")}
         bad = [name for name, value in found.items() if not isinstance(value, int | float) or not math.isfinite(value)]
         if bad:
-            raise InputError(f"{path}: {', '.join(bad)} of bbox is no number; has the dataset objects to evaluate on?")
+            names = ", ".join(bad)
+            raise InputError(f"{path}: {names} of bbox is not a number; does the dataset have objects to evaluate on?")
         return found
 
     def training_seconds(self) -> float:
-        """Time in optimizer steps and waiting for data, over all starts: logged medians times iterations."""
+        """Time of optimizer steps and of waiting for data, over all starts: logged medians times iterations."""
         seconds, before = 0.0, -1
         for row in MetricsFile(self.folder / "metrics.json").read():
             if "time" in row:
@@ -193,14 +201,14 @@ class Run:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """This Python with `arguments`, to be pasted into a shell."""
+    """The shell command that runs this Python interpreter with `arguments`."""
     python, here = Path(sys.executable), Path.cwd()
     return shlex.join([str(python.relative_to(here) if python.is_relative_to(here) else python), *arguments])
 
 
 @cache
 def _loaded(config: str) -> DictConfig:
-    """A config as its file has it; not to be changed."""
+    """A config without overrides. The result is cached and must not be changed."""
     return load_config(config, ())
 
 
@@ -209,7 +217,7 @@ def _changed(config: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys."""
+    """Nested mappings as one mapping with dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

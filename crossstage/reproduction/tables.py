@@ -1,4 +1,4 @@
-"""All tables of `crossstage reproduce`. A new one is a tuple of rows in `detr_rows` or `mixer_rows`."""
+"""All tables of `crossstage reproduce`. To add a table, add a tuple of rows to `detr_rows` or `mixer_rows`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TABLES: dict[str, tuple[Row, ...]] = {name: _ALL[name] for name in sorted(_ALL, 
 
 
 def rows_of(table: str) -> tuple[Row, ...]:
-    """The rows of a table. Raises InputError for an unknown one, naming those that exist."""
+    """The rows of a table. Raises InputError for an unknown table; the message lists all tables."""
     if table not in TABLES:
         raise InputError(f"--table {table}: no rows are known for it; expected one of {', '.join(TABLES)}")
     return TABLES[table]

@@ -5,7 +5,7 @@ from crossstage.checkpoints.names import NameTable
 
 
 def mmdet_adamixer_names() -> NameTable:
-    """AdaMixer with a ResNet."""
+    """The table for AdaMixer with a ResNet."""
     return NameTable(
         [
             ("rpn_head.init_proposal_bboxes.weight", "queries.source.boxes"),

@@ -4,10 +4,12 @@ from crossstage.checkpoints.names import NameTable, detectron2_resnet_rules, det
 
 
 def detrex_deformable_detr_names(num_layers: int = 6, *, refine: bool = True, two_stage: bool = False) -> NameTable:
-    """Two-way table for detrex's Deformable-DETR with a ResNet.
+    """The two-way table for detrex's Deformable-DETR with a ResNet.
 
-    num_layers: decoder layers; without `refine` detrex lists its one pair of heads that often.  two_stage: the
-    encoder's heads come behind, as number `num_layers`.
+    Args:
+        num_layers: number of decoder layers.
+        refine: whether the model has box refinement. Without it detrex saves its one pair of heads once per layer.
+        two_stage: whether the encoder has heads, which detrex saves as number `num_layers`.
     """
     return NameTable(
         [

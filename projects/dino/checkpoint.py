@@ -11,18 +11,21 @@ from crossstage.checkpoints.names import (
 
 
 def detrex_dino_names(num_layers: int = 6) -> NameTable:
-    """Two-way table for detrex's DINO with a ResNet. num_layers: decoder layers."""
+    """The two-way table for detrex's DINO with a ResNet and `num_layers` decoder layers."""
     return NameTable([*detectron2_resnet_rules(), *_dino_rules(num_layers)])
 
 
 def detrex_dino_swin_names(num_layers: int = 6) -> NameTable:
-    """Two-way table for detrex's DINO with a Swin and four scales. num_layers: decoder layers."""
+    """The two-way table for detrex's DINO with a Swin, four scales and `num_layers` decoder layers."""
     return NameTable([*detrex_swin_rules(), *_dino_rules(num_layers)], derived=detrex_swin_derived())
 
 
 def _dino_rules(num_layers: int) -> list[tuple[str, str]]:
-    """All but the backbone. detrex keeps the encoder's heads behind the decoder's, as number `num_layers`, and
-    registers every head twice, at the top and in the decoder."""
+    """The rules for everything but the backbone.
+
+    detrex saves the encoder's heads after those of the decoder, as number `num_layers`, and every head twice: on top
+    and in the decoder.
+    """
     return [
         *detrex_deformable_rules(),
         ("transformer.decoder.ref_point_head.{p}", "decoder.query_positions.mlp.{p}"),

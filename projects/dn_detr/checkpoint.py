@@ -4,7 +4,7 @@ from crossstage.checkpoints.names import NameTable, detrex_anchor_box_rules
 
 
 def detrex_dn_detr_names(*, torchvision_backbone: bool = False) -> NameTable:
-    """Two-way table. torchvision_backbone: of a DC5 model, whose backbone detrex takes from torchvision."""
+    """The two-way table; `torchvision_backbone` is for DC5 models, whose backbone detrex takes from torchvision."""
     return NameTable(
         [
             *detrex_anchor_box_rules(torchvision_backbone=torchvision_backbone),

@@ -4,9 +4,11 @@ from crossstage.checkpoints.names import NameTable, detectron2_resnet_rules, det
 
 
 def detrex_h_detr_names(num_layers: int = 6, *, two_stage: bool = True) -> NameTable:
-    """Two-way table for detrex's H-Deformable-DETR with a ResNet.
+    """The two-way table for detrex's H-Deformable-DETR with a ResNet.
 
-    num_layers: decoder layers.  two_stage: with mixed selection; the encoder's heads come behind, as `num_layers`.
+    Args:
+        num_layers: number of decoder layers.
+        two_stage: whether the model is two-stage; detrex saves the encoder's heads as number `num_layers`.
     """
     return NameTable(
         [

@@ -1,7 +1,7 @@
 """Names of the released StageInteractor checkpoints (mmdetection) against ours.
 
-Two things there have no counterpart because nothing reads them: `dynamic_conv.subbox_score_list` (a softmax over one
-number) and `iou_snyc_statistics`. They are left out, and the log says so.
+Two tensors in them have no counterpart because the released code never uses them: `dynamic_conv.subbox_score_list`
+(a softmax over one number) and `iou_snyc_statistics`. They are ignored, and the log says so.
 """
 
 from crossstage.checkpoints.mmdet_names import mmdet_mixer_rules
@@ -21,7 +21,7 @@ _MIXING = {
 
 
 def mmdet_stage_interactor_names(*, free_sampler: bool = False) -> NameTable:
-    """StageInteractor with a ResNet. free_sampler: of the ablation whose points are not grouped."""
+    """The table for StageInteractor with a ResNet; `free_sampler` is for the ablation without grouped points."""
     theirs, ours = "roi_head.bbox_head.{i}.", "decoder.layers.{i}."
     details = "offsets" if free_sampler else "details"
     return NameTable(

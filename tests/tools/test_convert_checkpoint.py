@@ -81,9 +81,11 @@ def test_a_checkpoint_of_detrex_becomes_ours_and_comes_back_bit_by_bit(work, nat
     numbers = sum(tensor.numel() for tensor in native.values())
     assert f"detrex.pth: {len(native)} tensors, {numbers:,} numbers" in done.stdout
     heads = [name for name in native if "_head" in name]
-    assert f"left out  {len(heads)} second names" in done.stdout
-    assert "left out  4 that the model computes or nothing reads: backbone.layers.0.blocks.0.attn.rel" in done.stdout
-    assert "left out  not weights, or not those asked for: trainer, iteration\n" in done.stdout
+    assert f"left out  {len(heads)} further names of the same tensors" in done.stdout
+    assert (
+        "left out  4 tensors that the model computes or never reads: backbone.layers.0.blocks.0.attn.rel" in done.stdout
+    )
+    assert "left out  no weights, or weights that were not asked for: trainer, iteration\n" in done.stdout
     load_model(instantiate(small_config().model), "ours.safetensors")
 
     assert convert("--to", "detrex", "ours.safetensors", "back.pth") == 0
@@ -139,7 +141,7 @@ def test_a_file_is_replaced_only_on_request(work):
     done = start("--from", "detrex", "detrex.pth", "ours.pth")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: ours.pth: is there already; choose another name, or add --overwrite to replace a file\n"
+        "error: ours.pth: exists already; choose another name, or add --overwrite to replace a file\n"
     )
     assert (work / "ours.pth").read_text() == "precious"
     assert convert("--from", "detrex", "--overwrite", "detrex.pth", "ours.pth") == 0
@@ -167,7 +169,7 @@ def write_torn(path: Path, theirs: dict[str, Tensor]) -> None:
 
 BAD_FILES = {
     "code.pkl": (write_code, "refused, it contains subprocess.run"),
-    "truncated.pth": (write_truncated, "truncated, damaged or no weights file"),
+    "truncated.pth": (write_truncated, "truncated, damaged or not a file of weights"),
     "other.pth": (
         write_other,
         "weights of another model: 12 missing (neck.convs.0.conv.weight, ",
@@ -201,7 +203,7 @@ MISTAKES = {
         ["--to", "detrex", "detrex.pth", "out.pth", "train.checkpoint_names=null"],
         "knows no other library's",
     ),
-    "ours": (["--from", "detrex", "ours.pth", "out.pth"], "ours.pth: has none of detrex's names; leave --from out"),
+    "ours": (["--from", "detrex", "ours.pth", "out.pth"], "ours.pth: has no names of detrex; leave out --from"),
     "no from": (["detrex.pth", "out.pth"], "detrex.pth: weights of another model"),
     "classes": (["--from", "detrex", "--classes", "cra", "detrex.pth", "out.pth"], "80 classes: cra (near: c"),
     "two ways": (["--classes", "car", "--classes-from", "a.json", "ours.pth", "out.pth"], "expected one of them"),
@@ -239,7 +241,9 @@ def test_a_plain_models_weights_are_not_half_a_model_with_dca(work, capsys):
     (work / "dca.py").write_text(WITH_DCA)
     assert convert("--config-file", "dca.py", "--from", "detrex", "detrex.pth", "out.pth") == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: detrex.pth: a plain model's; dca.py has 20 tensors besides (decoder.layers.0.cross_")
+    assert line.startswith(
+        "error: detrex.pth: weights of a plain model; dca.py has 20 more tensors (decoder.layers.0.cross_"
+    )
     assert "train.init_checkpoint" in line and not (work / "out.pth").exists()
 
 

@@ -38,7 +38,7 @@ given = dict(text.partition("=")[::2] for text in sys.argv[1:])
 folder = pathlib.Path(given["train.output_dir"])
 assert "--resume" in given and (folder / "run.json").is_file()
 if given.get("model.accident") == "input" and "plain" in str(folder):
-    sys.exit("warming up\\nerror: 17.jpg: truncated; copy it anew")
+    sys.exit("warming up\\nerror: 17.jpg: truncated; copy it again")
 if given.get("model.accident") == "SIGINT" and not (folder / "last_checkpoint").exists():
     def save(number, frame):
         (folder / "last_checkpoint").write_text("model_0000003.pth")
@@ -199,12 +199,12 @@ def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
     assert tool("--rows", "plain", "rule", "model.accident=input") == 1
     out, err = capfd.readouterr()
     assert (
-        "error: plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew"
+        "error: plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it again"
         in err.splitlines()
     )
     assert "[2/2] rule, seed 0: starting" in out
     text = Path("out/toy/report.md").read_text()
-    assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it anew" in text
+    assert "- plain: seed 0: failed (0 of 12 iterations are saved): 17.jpg: truncated; copy it again" in text
     assert "| rule | 12 | - | 40.00 | 40.00 | 60.00 |" in text
     # nothing of `plain` would be lost: other settings are no reason to refuse, unlike those of `rule`
     assert tool("--rows", "plain", "--seeds", "2") == 0
@@ -219,7 +219,7 @@ def test_a_failing_row_loses_no_other_and_is_tried_again(tool, capfd):
 def test_ctrl_c_lets_the_training_save_and_the_same_command_goes_on(tool, capfd):
     assert tool("--rows", "plain", "rule", "model.accident=SIGINT") == 130
     out, err = capfd.readouterr()
-    assert "stopped; go on with: " in err and err.rstrip().endswith("model.accident=SIGINT")
+    assert "stopped; continue with: " in err and err.rstrip().endswith("model.accident=SIGINT")
     assert "rule, seed 0: starting" not in out
     assert "seed 0: stopped (4 of 12 iterations are saved)" in Path("out/toy/report.md").read_text()
     Path("out/toy/rule/seed0").mkdir(parents=True)
@@ -227,12 +227,12 @@ def test_ctrl_c_lets_the_training_save_and_the_same_command_goes_on(tool, capfd)
     assert tool("--rows", "plain", "rule", "model.accident=SIGINT") == 2
     assert "rule/seed0: holds a run with other settings: no run.json" in capfd.readouterr().err
     assert tool("--rows", "plain", "model.accident=SIGINT") == 0
-    assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
+    assert "[1/1] plain, seed 0: continuing" in capfd.readouterr().out
     assert len(record("plain")["starts"]) == 2
     # killed in the final evaluation: all iterations are saved, and it is not finished
     Path("out/toy/plain/seed0/results.json").unlink()
     assert tool("--rows", "plain", "model.accident=SIGINT") == 0
-    assert "[1/1] plain, seed 0: going on" in capfd.readouterr().out
+    assert "[1/1] plain, seed 0: continuing" in capfd.readouterr().out
 
 
 def test_two_tools_do_not_train_in_one_folder(tool, capfd):
@@ -241,7 +241,7 @@ def test_two_tools_do_not_train_in_one_folder(tool, capfd):
     with (folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert tool("--rows", "plain", "rule") == 1
-    assert f"error: {folder}: another process is at work there" in capfd.readouterr().err
+    assert f"error: {folder}: another process works there" in capfd.readouterr().err
     assert not (folder / "run.json").exists() and Path("out/toy/rule/seed0/results.json").exists()
     assert tool("--rows", "plain") == 0
 

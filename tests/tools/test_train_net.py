@@ -64,7 +64,7 @@ def test_an_error_of_one_process_is_one_line_and_ends_all(toy_root, tmp_path):
     done = start(*run_arguments(toy_root, "run", *accident), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
-    assert errors == ["error: 000000000017.jpg: truncated; copy it anew"]
+    assert errors == ["error: 000000000017.jpg: truncated; copy it again"]
     assert "Traceback" not in done.stderr
 
 

@@ -16,7 +16,7 @@ dataloader.train = L(TrainLoader)(
     dataset=L(CocoDetection)(
         json_file="${dataloader.root}/annotations/instances_train2017.json",
         image_root="${dataloader.root}/train2017",
-        keep_empty=False,  # detrex: images without objects are not trained on
+        keep_empty=False,  # as in detrex, images without objects are not used in training
     ),
     transform=L(DetrAugmentation)(
         short_edges=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],

@@ -52,7 +52,7 @@ model = L(Detector)(
         class_head=L(ClassHead)(embed_dim="${up:embed_dim}", num_classes="${up:num_classes}"),
         box_head=L(BoxHead)(embed_dim="${up:embed_dim}"),
         embed_dim="${up:embed_dim}",
-        attends_to_padding=True,  # a slip of detrex that its weights were trained with
+        attends_to_padding=True,  # an error in detrex, with which its weights were trained
     ),
     criterion=supervision.criterion,
     postprocess=supervision.postprocess,

@@ -28,7 +28,7 @@ criterion = L(SetCriterion)(
             adjustments=[],
             class_loss=L(FocalClassLoss)(),
             box_loss=L(BoxLoss)(distance="${up:matcher.box_distance}"),
-            normalizer=L(ObjectCount)(copies="${up:matcher.copies}"),  # an object counts once per query that it gets
+            normalizer=L(ObjectCount)(copies="${up:matcher.copies}"),  # an object counts once per matched query
             weights={"class": 1.0, "bbox": 5.0, "giou": 2.0},
             names="{loss}{stage}",
             class_agnostic=False,

@@ -40,7 +40,7 @@ _small = OmegaConf.create(
 anchor_boxes = OmegaConf.merge(
     _small,
     {
-        # dilated, since at stride 32 the objects, 35 pixels wide, are a token each
+        # dilated, because an object of 35 pixels would be a single token at stride 32
         "backbone": {"strides": [8], "options": {"output_stride": 8}},
         "neck": {"in_channels": 128},
     },
@@ -65,19 +65,19 @@ mixer = OmegaConf.create(
             **deformable.backbone,
             "strides": [4, 8, 16, 32],
             "edits": [],
-            # a stem of 16 channels: with ResNet's own of 64 the backbone takes half as long again
+            # a stem of 16 channels: with ResNet's own 64 channels the backbone takes 1.5 times as long
             "options": {**deformable.backbone.options, "stem_type": "deep", "stem_width": 8},
         },
         "neck": {"in_channels": [32, 64, 96, 128], "groups": 8},
         "queries": {"source": {"num_queries": 24}},
         "decoder": {
-            "num_layers": 4,  # of which StageInteractor's last two reuse filters
+            "num_layers": 4,  # in StageInteractor, the last two layers reuse filters
             "layer": {
                 "attention": {"num_heads": 4},
                 "ffn": {"feedforward_dim": 128},
                 "mixing": {"num_outputs": 32},
             },
         },
-        "criterion": {"groups": {"matching": {"weights": {"class": 3.0}}}},  # boxes are learned long before classes
+        "criterion": {"groups": {"matching": {"weights": {"class": 3.0}}}},  # boxes are learned before classes
     }
 )

@@ -31,10 +31,11 @@ swin_decay = {"weight_decay_norm": 0.0, "no_decay": ["relative_position_bias_tab
 train = get_config("common/train.py").train
 train.max_iter = 90000
 train.clip_grad.params.max_norm = 1.0
-train.eval_period = 7500  # an epoch
+train.eval_period = 7500  # one epoch
 train.checkpointer.period = 7500
 
-# 8 and 11 of 12 epochs, 16 and 22 of 24, 24 and 33 of 36; 7 500 iterations an epoch, as in common/schedule.py
+# The rate falls after 8 and 11 of 12 epochs, 16 and 22 of 24, 24 and 33 of 36; an epoch has 7 500 iterations, as in
+# common/schedule.py.
 lr_multiplier_12ep = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[60000, 82500, 90000]),
     warmup_length=500 / 90000,

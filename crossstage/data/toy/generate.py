@@ -1,9 +1,9 @@
-"""Writes a dataset of generated images in COCO's own layout, so that a config moves to COCO by its root alone.
+"""Writes a dataset of generated images in COCO's layout; a config needs only another root to use COCO instead.
 
     python -m crossstage.data.toy --output datasets/toy --train 1200 --val 200 --seed 0 --preset easy
 
-The i-th image of a split depends on (seed, split, i, preset, size) alone: a larger dataset begins with the smaller one.
-The folder appears at once, when it is complete; a folder that is already there is never changed.
+The i-th image of a split depends only on (seed, split, i, preset, size), so that a larger dataset begins with the
+images of a smaller one. The output folder appears when it is complete. An existing folder is never changed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,28 @@ from crossstage.data.toy.outlines import CLASS_NAMES
 from crossstage.data.toy.scenes import PRESETS, SceneObject, draw_scene
 from crossstage.errors import InputError
 
-# Not contiguous, as in COCO, so that nobody can mistake a category id for a class index.
+# The ids have gaps, as in COCO, so that nobody can mistake a category id for a class index.
 CATEGORY_IDS = (1, 2, 3, 5, 7, 11, 13, 17)
 SPLITS = ("train", "val")
-FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}  # an id names one image over both splits, as in COCO
+FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}  # the two splits share no id, as in COCO
 SETTINGS_FILE = "toy.json"
 GENERATOR_VERSION = 1
 
-Drawn = tuple[dict[str, Any], list[SceneObject]]  # the record of an image in the JSON, and what is in it
+Drawn = tuple[dict[str, Any], list[SceneObject]]  # the record of an image in the JSON, and its objects
 
 
 @dataclass(frozen=True)
 class ToySettings:
-    """All that the files of a generated dataset depend on. size: longest side of an image, in pixels."""
+    """All settings on which the files of a generated dataset depend.
+
+    Attributes:
+        train: number of training images.
+        val: number of validation images.
+        seed: seed of all random numbers.
+        preset: a name in `scenes.PRESETS`.
+        size: longest side of an image in pixels.
+        version: version of the generator.
+    """
 
     train: int
     val: int
@@ -62,10 +71,18 @@ class ToySettings:
 
 
 def write_toy(output: str | Path, settings: ToySettings, *, workers: int = 1) -> bool:
-    """Write the dataset that `settings` describe into the folder `output`.
+    """Write a dataset into a folder.
 
-    Returns False, with nothing done, if it is already there. Raises InputError, with nothing changed, if `output`
-    holds anything else or cannot be written.
+    Args:
+        output: the folder.
+        settings: describe the dataset.
+        workers: number of processes that draw.
+
+    Returns:
+        True, or False if the folder already holds this dataset; nothing is done then.
+
+    Raises:
+        InputError: if the folder holds anything else or cannot be written; nothing is changed then.
     """
     output = Path(output)
     if _already_there(output, settings):
@@ -81,7 +98,7 @@ def write_toy(output: str | Path, settings: ToySettings, *, workers: int = 1) ->
         (partial_folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)) + "\n")
         partial_folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         if output.exists():
-            output.rmdir()  # empty: _already_there has looked
+            output.rmdir()  # it is empty: _already_there has checked this
         partial_folder.rename(output)
     except OSError as error:
         raise InputError(f"{output}: writing failed ({error.strerror or error}); nothing was kept") from error
@@ -98,7 +115,7 @@ def _already_there(output: Path, settings: ToySettings) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"{output}: exists and is no dataset of this generator; choose another --output")
+        raise InputError(f"{output}: exists and is not a dataset of this generator; choose another --output")
     wanted = asdict(settings)
     different = [f"{name}={found.get(name)}" for name in wanted if found.get(name) != wanted[name]]
     if different:
@@ -173,7 +190,7 @@ def _annotations(image_id: int, objects: list[SceneObject]) -> list[dict[str, An
 
 
 def _show_progress(split: str, done: int, count: int) -> None:
-    """A line that rewrites itself on a terminal; elsewhere one line a split."""
+    """On a terminal, update one line; elsewhere, print one line per split."""
     if sys.stderr.isatty() and (done == count or done % 20 == 0):
         print(f"\r{split}: {done}/{count} images", end="\n" if done == count else "", file=sys.stderr, flush=True)
     elif done == count:
@@ -193,7 +210,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (2: the user can mend it, the message says how)."""
+    """Run the command line; returns the exit status (2 for a mistake that the user can correct)."""
     options = _parse(arguments)
     try:
         size = PRESETS[options.preset].size if options.size is None else options.size

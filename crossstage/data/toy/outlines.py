@@ -1,6 +1,6 @@
-"""Outlines of the generated dataset's classes and of its clutter, and how an outline becomes a mask.
+"""Outlines of the classes and of the clutter of the generated dataset, and masks from outlines.
 
-Shapes live in the unit disc, y downwards; a transform [2, 2] and a centre put them into an image.
+Outlines are inside the unit disc, with y downwards. A transform [2, 2] and a centre put them into an image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-Points = np.ndarray  # float [V, 2], (x, y); shapes live in the unit disc
+Points = np.ndarray  # float [V, 2], (x, y) inside the unit disc
 Part = tuple[Points, bool]  # a polygon that is filled (True) or cut out (False)
 
 SUPERSAMPLING = 4
@@ -56,7 +56,7 @@ CLASS_NAMES = tuple(OUTLINES)
 
 @dataclass(frozen=True)
 class Stencil:
-    """Coverage (alpha [h, w] in 0..1) whose corner lies at (left, top) of the image, possibly outside of it."""
+    """A mask and its place: alpha [h, w] in 0..1, with its corner at (left, top), which may be outside the image."""
 
     alpha: np.ndarray
     left: int
@@ -66,7 +66,17 @@ class Stencil:
 def make_stencil(
     parts: tuple[Part, ...], transform: np.ndarray, *, centre: tuple[float, float], stroke: float = 0.0
 ) -> Stencil:
-    """Rasterise `parts` after `transform` [2, 2] (rotation and size) about `centre`; stroke > 0 draws lines instead."""
+    """Rasterise outlines.
+
+    Args:
+        parts: the polygons.
+        transform: [2, 2], rotation and size.
+        centre: (x, y) in the image.
+        stroke: width of a line along the outlines in pixels; 0 fills them instead.
+
+    Returns:
+        The mask.
+    """
     moved = [(points @ transform.T + centre, filled) for points, filled in parts]
     everything = np.concatenate([points for points, _ in moved])
     margin = 1 + stroke

@@ -1,8 +1,8 @@
-"""Draws the scenes of the generated dataset: textured shapes on textured backgrounds (numpy and PIL alone).
+"""Draws the scenes of the generated dataset: textured shapes on textured backgrounds (with numpy and PIL).
 
-What an object is, is said by its outline alone: colours, texture, size, rotation and place are random. Pixels are kept
-as float32 [H, W, 3] in 0..255 while a scene grows, beside an owner map that says which object each pixel shows; an
-object's box and area are those of its visible pixels, as in COCO.
+Only the outline of an object shows its class; colours, texture, size, rotation and place are random. While a scene
+grows, its pixels are float32 [H, W, 3] in 0..255, and a map of owners says which object each pixel shows. As in COCO,
+the box and the area of an object are those of its visible pixels.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from crossstage.data.toy.outlines import (
 
 @dataclass(frozen=True)
 class Preset:
-    """What the scenes of a dataset have in common. Ranges are inclusive.
+    """Settings that all scenes of a dataset share. Ranges are inclusive.
 
-    size: longest side of an image, pixels.  objects: how many per image.  extent: diameter of an object as a share
-    of `size`, drawn log-uniformly.  visible: share of an object that must stay visible.  contrast: least RGB distance
-    of an object's colours from the background.  clutter: how many unlabelled things.  empty, crowd: share of images
-    without objects, and with a crowd region.  stretch: largest ratio of the two axes of a shape.
+    Attributes:
+        size: longest side of an image in pixels.
+        objects: number of objects per image.
+        extent: diameter of an object as a share of `size`, drawn log-uniformly.
+        visible: share of an object that must stay visible.
+        contrast: smallest RGB distance between the colours of an object and the background.
+        clutter: number of shapes without a label.
+        empty: share of images without objects.
+        crowd: share of images with a crowd region.
+        stretch: largest ratio of the two axes of a shape.
     """
 
     size: int
@@ -73,7 +79,7 @@ class SceneObject:
 
 
 class Canvas:
-    """A scene that grows: `paint` puts a stencil on top, unless that would hide too much of something annotated."""
+    """A scene that grows. `paint` adds a shape on top, unless it would hide too much of an annotated object."""
 
     def __init__(self, pixels: np.ndarray, visible: float) -> None:
         self.pixels = pixels
@@ -82,7 +88,16 @@ class Canvas:
         self._full_areas = [0.0]
 
     def paint(self, stencil: Stencil, colours: np.ndarray, *, annotated: bool) -> bool:
-        """Blend `colours` [h, w, 3] through the stencil; False, and nothing drawn, if it does not fit."""
+        """Blend colours through a stencil.
+
+        Args:
+            stencil: the mask.
+            colours: [h, w, 3], as large as the mask.
+            annotated: whether this is an object with a label.
+
+        Returns:
+            Whether it was drawn; it is not drawn if it does not fit.
+        """
         height, width = self.owner.shape
         top, left = max(stencil.top, 0), max(stencil.left, 0)
         bottom = min(stencil.top + stencil.alpha.shape[0], height)
@@ -95,7 +110,7 @@ class Canvas:
         solid = alpha >= 0.5
         full_area = float((stencil.alpha >= 0.5).sum())
         if annotated and (solid.sum() < 12 or solid.sum() < max(self.visible, 0.6) * full_area):
-            return False  # too little of it lies in the image
+            return False  # too little of it is inside the image
         if self._hides_too_much(self.owner[place][solid]):
             return False
         self.pixels[place] += alpha[..., None] * (colours[inside] - self.pixels[place])
@@ -105,7 +120,7 @@ class Canvas:
         return True
 
     def visible_box(self, index: int) -> tuple[tuple[float, float, float, float], float]:
-        """(x, y, width, height) and area of what is seen of the index-th annotated thing, counted from 1."""
+        """(x, y, width, height) and area of the visible part of an annotated object, counted from 1."""
         rows, columns = np.nonzero(self.owner == index)
         x, y = float(columns.min()), float(rows.min())
         return (x, y, float(columns.max() + 1 - x), float(rows.max() + 1 - y)), float(len(rows))
@@ -147,7 +162,7 @@ def _image_size(rng: np.random.Generator, longest: int) -> tuple[int, int]:
 def _paint_objects(
     rng: np.random.Generator, canvas: Canvas, preset: Preset, base: np.ndarray
 ) -> list[tuple[int, bool]]:
-    """Objects, mostly the large ones first, so that the small ones are not lost behind them; (class, is_crowd) each."""
+    """Paint the objects, mostly large ones first, so that they do not hide small ones; returns (class, is_crowd)."""
     low, high = preset.objects
     count = low + round((high - low) * rng.random() ** 1.5)  # few objects more often than many
     least, most = np.log(preset.extent)
@@ -188,7 +203,7 @@ def _paint_object(
 
 
 def _paint_clutter(rng: np.random.Generator, canvas: Canvas, preset: Preset, base: np.ndarray) -> None:
-    """Something that is no object: a blob, a bar, or a part of a class's outline. It may not fit: then nothing."""
+    """Paint a shape without a label: a blob, a bar, or a part of an outline. If it does not fit, paint nothing."""
     height, width = canvas.owner.shape
     radius = 0.5 * preset.size * rng.uniform(0.05, 0.3)
     kind = rng.choice(["blob", "bar", "outline"], p=[0.35, 0.2, 0.45])

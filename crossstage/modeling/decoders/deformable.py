@@ -15,7 +15,7 @@ from crossstage.structures import Memory, Queries, StageOutputs
 class BoxQueryPositions(nn.Module):
     """Query positions from the queries' boxes, made anew at each stage (DAB-DETR, eq. 5): MLP of a sine embedding.
 
-    [B, N, 4] boxes -> [B, N, C].
+    [B, N, 4] boxes -> [B, N, C]. Raises ValueError for reference points [B, N, 2].
     """
 
     def __init__(self, embed_dim: int = 256) -> None:
@@ -25,6 +25,12 @@ class BoxQueryPositions(nn.Module):
         xavier_uniform_matrices_(self)
 
     def forward(self, references: Tensor) -> Tensor:
+        if references.shape[-1] != 4:
+            raise ValueError(
+                "BoxQueryPositions makes query positions from boxes, but the query source gives reference points "
+                f"{list(references.shape)}. Set model.decoder.query_positions=null (a source of points, such as "
+                "LearnedQueries, brings its own positions), or use a source with boxes, such as TwoStageQueries"
+            )
         return self.mlp(box_sine_embedding(references, self.num_features))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from crossstage.config.names import suggestion
 from crossstage.modeling.seams import BoxLossFunction, ClassLoss, LabelRule, Matcher, Normalizer
-from crossstage.structures import Assignment, GroupOutputs, PaddedTargets
+from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, StageOutputs
 
 
 class Supervision(nn.Module):
@@ -61,6 +61,7 @@ class Supervision(nn.Module):
         assignment = Assignment(predicted.group, matches, box_matches=matches)
         for rule in (self.labels, *self.adjustments):
             assignment = rule(predicted.outputs, targets, assignment)
+            _check_labels(rule, assignment, predicted.outputs)
         if assignment.labels is None:
             raise ValueError(f"{type(self.labels).__name__} set no labels; the first label rule has to")
         return assignment
@@ -84,6 +85,14 @@ class Supervision(nn.Module):
     def loss_name(self, kind: str, suffix: str = "") -> str:
         """How the log calls a loss, e.g. "loss_class_dn_0". suffix: of the stage, `StageOutputs.suffix`."""
         return self.names.format(loss=f"loss_{kind}", stage=suffix)
+
+
+def _check_labels(rule: LabelRule, assignment: Assignment, outputs: StageOutputs) -> None:
+    """Raise ValueError for labels of another shape than the logits, which could broadcast without a word."""
+    labels, expected = assignment.labels, outputs.logits.shape
+    if labels is not None and labels.shape != expected:
+        found = f"{type(rule).__name__} returned labels of shape {tuple(labels.shape)}"
+        raise ValueError(f"{found}; expected that of the logits, [S, B, N, K] = {tuple(expected)}")
 
 
 def _check_weights(weights: Mapping[str, float], kinds: Sequence[str]) -> None:

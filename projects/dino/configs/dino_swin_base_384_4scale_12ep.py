@@ -7,6 +7,6 @@ from crossstage.config import LazyCall as L
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
 from .models.dino_swin_base_384 import model
 
-optimizer.params.no_decay = ["relative_position_bias_table"]  # as Swin's authors train it; norm layers have none anyway
+optimizer.params.no_decay = ["relative_position_bias_table"]  # as Swin's authors; norms have none anyway
 train.output_dir = "./output/dino_swin_base_384_4scale_12ep"
 train.checkpoint_names = L(detrex_dino_swin_names)(num_layers="${model.decoder.num_layers}")

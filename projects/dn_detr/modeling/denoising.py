@@ -1,8 +1,9 @@
-"""DN-DETR's denoising (Li et al., CVPR 2022, section 4): noised copies of the objects to be put right again.
+"""DN-DETR's denoising (Li et al., CVPR 2022, section 4): the decoder must correct noised copies of the objects.
 
-A group holds one copy of each of an image's objects, M queries where M is the most objects that an image of the batch
-has; query r * M + j belongs to repetition r and object j. The last channel of every content says whether it is a
-denoising query (1) or not (0). A label may be drawn as "no object", the content of the queries that are matched.
+There are R groups. Each holds one copy of every object of an image, in M queries, where M is the largest number of
+objects of an image in the batch; query r * M + j is object j in group r. The last channel of the content is 1 for a
+denoising query and 0 for all others. A noised label may also be "no object", which is the content of the queries that
+are matched.
 """
 
 from dataclasses import replace
@@ -23,9 +24,17 @@ from crossstage.structures import PaddedTargets, Queries
 def noised_copies(
     targets: PaddedTargets, noise: DenoisingNoise, *, label_noise: float, box_noise: float
 ) -> tuple[Tensor, Tensor]:
-    """Apply the draws: labels int64 [B, R, M] and boxes [B, R, M, 4], clamped coordinate by coordinate to [0, 1].
+    """Apply random draws to the objects.
 
-    A centre moves by less than box_noise times half its box, a side changes by less than box_noise times itself.
+    Args:
+        targets: the objects to copy, M per image.
+        noise: the draws for R groups.
+        label_noise: share of labels that are replaced.
+        box_noise: a centre moves by less than this times half the side of its box; a side changes by less than this
+            times its length.
+
+    Returns:
+        Labels int64 [B, R, M], and boxes [B, R, M, 4], each coordinate clamped to [0, 1].
     """
     labels = torch.where(noise.flip < label_noise, noise.labels, targets.labels[:, None])
     sizes = targets.boxes[..., 2:]
@@ -34,10 +43,15 @@ def noised_copies(
 
 
 class IndicatorDenoising(Denoising):
-    """Makes the denoising group of a batch, and the content of queries that are not in it.
+    """Makes the denoising queries of a batch, and the content of the queries that are matched.
 
-    num_groups: copies of each object; 0 switches denoising off.  label_noise: share of labels that are drawn anew,
-    of num_classes + 1.  max_objects: of an image with more objects, a random choice of so many is noised.
+    Args:
+        num_classes: number of classes.
+        embed_dim: number of channels.
+        num_groups: number of copies of each object; 0 switches denoising off.
+        label_noise: share of labels that are replaced by one of num_classes + 1 random labels.
+        box_noise: see `noised_copies`.
+        max_objects: largest number of noised objects per image; if an image has more, they are chosen at random.
     """
 
     def __init__(
@@ -56,7 +70,7 @@ class IndicatorDenoising(Denoising):
         self.label_embed = nn.Embedding(num_classes + 1, embed_dim - 1)
 
     def adapt(self, queries: Queries) -> Queries:
-        """Give the source's queries the content of "no object", with indicator 0, on top of their own."""
+        """Add the content of "no object", with indicator 0, to the content of the source's queries."""
         empty = nn.functional.pad(self.label_embed.weight[-1], (0, 1))
         return replace(queries, content=queries.content + empty)
 

@@ -1,4 +1,4 @@
-"""Which dynamic filters of earlier stages a stage uses again, and how (StageInteractor, section 3.2)."""
+"""The reuse of dynamic filters from earlier stages (StageInteractor, section 3.2)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Filters(NamedTuple):
-    """What a stage generated: over channels [B, N, G, C, C] (rows read) and over points [B, N, G, O, P]."""
+    """The filters that a stage generated: over channels [B, N, G, C, C] (input, output) and points [B, N, G, O, P]."""
 
     over_channels: Tensor
     over_points: Tensor
@@ -18,11 +18,16 @@ class Filters(NamedTuple):
 class FilterReuse:
     """How many filters a stage takes from the bank.
 
-    first_stage: the first one, counted from 0, that reuses; the bank holds the filters from the stage before it on.
-    channel_filters: at most so many over channels, the newest; None = all (Table 10). 0 also goes without the biases
-    of the filters, as in the released code.  spatial_filters: filters over points, N_S (Table 8); a stage that reuses
-    s of them generates 1 / (s + 1) of its rows.
-    Raises ValueError for a first stage of 0, which has none before it, and for negative numbers.
+    Attributes:
+        first_stage: the first stage, counted from 0, that reuses filters. The bank begins with the filters of the
+            stage before it.
+        channel_filters: largest number of reused filters over channels, newest first; None means all (Table 10). 0
+            also removes the biases of the filters, as in the released code.
+        spatial_filters: number of reused filters over points, N_S (Table 8). A stage that reuses s of them generates
+            1 / (s + 1) of its rows.
+
+    Raises:
+        ValueError: for a first stage of 0, because no stage is before it, and for negative numbers.
     """
 
     first_stage: int = 2
@@ -36,36 +41,36 @@ class FilterReuse:
             raise ValueError("reuse.channel_filters and reuse.spatial_filters: expected 0 or more")
 
     def available(self, stage: int) -> int:
-        """Filters in the bank when the stage begins to reuse: those of the stages first_stage - 1 .. stage - 1."""
+        """Number of filters in the bank for a stage: those of the stages first_stage - 1 to stage - 1."""
         return max(0, stage - self.first_stage + 1)
 
     def num_channel_filters(self, stage: int) -> int:
-        """Filters over channels that the stage reuses."""
+        """Number of filters over channels that the stage reuses."""
         limit = self.channel_filters
         return self.available(stage) if limit is None else min(limit, self.available(stage))
 
     def num_spatial_filters(self, stage: int) -> int:
-        """Filters over points that the stage is made for; the bank of an early one may hold fewer."""
+        """Number of filters over points that the stage is built for; the bank of an early stage may hold fewer."""
         return self.spatial_filters if stage >= self.first_stage else 0
 
     def updated(self, bank: tuple[Filters, ...], own: Filters, stage: int) -> tuple[Filters, ...]:
-        """The bank with the stage's own filters; before the first stage that reuses it holds nothing else."""
+        """The bank with the stage's own filters added; before the first reusing stage the bank holds only these."""
         return (own,) if stage < self.first_stage else (*bank, own)
 
 
 class AdaptedFilters:
-    """The paper's adapter (eq. 3): own and reused filter blended element by element, by an outer product of scores."""
+    """The paper's adapter (eq. 3): the own and the reused filter, blended by an outer product of scores."""
 
     scored = True
 
     def __call__(self, own: Tensor, reused: Tensor, shares: Tensor) -> Tensor:
-        """own, reused: [B, N, G, C, C]; shares: [B, N, G, C, 2] in (0, 1), of columns and of rows."""
+        """Blend two filters [B, N, G, C, C]; `shares` are scores [B, N, G, C, 2] in (0, 1) of columns and rows."""
         columns, rows = shares.unbind(-1)
         return torch.lerp(own, reused, rows[..., :, None] * columns[..., None, :])
 
 
 class PreviousFilters:
-    """The reused filter as it is (Table 11, "previous")."""
+    """The reused filter, unchanged (Table 11, "previous")."""
 
     scored = False
 
@@ -98,10 +103,10 @@ class ChannelSpatialMixing:
 
 
 class ChannelMixing:
-    """Static mixing over channels alone (an ablation)."""
+    """Static mixing over channels only (an ablation)."""
 
     def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
-        """Two Linears over channels."""
+        """Two linear layers over channels."""
         return _square(width), _square(width)
 
     def __call__(self, grid: Tensor, stream: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
@@ -110,7 +115,7 @@ class ChannelMixing:
 
 
 class SpatialMixing:
-    """Static mixing over points alone (an ablation that the released code cannot run)."""
+    """Static mixing over points only (an ablation that the released code cannot run)."""
 
     def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
         """Linears over the details of an anchor and over the anchors."""
@@ -124,7 +129,7 @@ class SpatialMixing:
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A Linear that begins as nothing: [..., inputs] -> [..., outputs]."""
+    """A linear layer with weights and biases of zero: [..., inputs] -> [..., outputs]."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""StageInteractor's sampler (supplementary, code 2): few anchors for each group, and details around each of them."""
+"""StageInteractor's sampler (supplementary, code 2): a few anchor points per group, and details around each anchor."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,23 @@ from crossstage.modeling.stages import of_stage
 from crossstage.structures import Memory
 
 DETAIL_BOUND = 0.5 / 2**0.5
-"""First details lie within this of their anchor, in units of the box's sides."""
+"""Largest initial distance of a detail from its anchor along each axis, in units of the box's sides."""
 
 
 class GroupedSampler(nn.Module):
-    """Reads A anchors a group and, around each, the same K details for all groups and anchors: P = A * K points.
+    """Samples P = A * K points per group: A anchors, and around each anchor K details.
 
-    num_anchors, num_details: a number, or one for each stage.  An anchor's own offset in z scales its details' places
-    by 2^dz.  strides: of the levels, which lie one apart in z from `finest_scale` on.
+    All groups and anchors share the offsets of the K details. They are scaled by 2^dz, where dz is the anchor's offset
+    in z.
+
+    Args:
+        embed_dim: number of channels C.
+        num_groups: number of groups G.
+        num_anchors: A, one number or one per stage (see `of_stage`).
+        num_details: K, one number or one per stage.
+        strides: strides of the levels.
+        finest_scale: z of the finest level; each further level is 1 higher.
+        stage: index of the stage.
     """
 
     def __init__(
@@ -52,7 +61,16 @@ class GroupedSampler(nn.Module):
             self.details.bias.copy_(_level(first_details(self.num_details)).flatten())
 
     def forward(self, content: Tensor, vectors: Tensor, memory: Memory) -> Tensor:
-        """content: [B, N, C], vectors (x, y, z, r): [B, N, 4] -> features [B, N, G, A * K, C / G], anchor by anchor."""
+        """Sample features.
+
+        Args:
+            content: [B, N, C].
+            vectors: boxes as (x, y, z, r), [B, N, 4].
+            memory: the tokens of the pyramid.
+
+        Returns:
+            [B, N, G, A * K, C / G]; the details of an anchor are adjacent.
+        """
         points = offset_points(vectors, self.offsets(content).to(vectors.dtype))
         return sample_pyramid(memory, points, strides=self.strides, centres=self.centres)
 
@@ -65,20 +83,20 @@ class GroupedSampler(nn.Module):
 
 
 class GroupedOffsets:
-    """First offsets for a sampler without groups of points, as if it had them (Table 17, "group init.")."""
+    """Initial offsets of a grouped sampler for a sampler without groups of points (Table 17, "group init.")."""
 
     def __init__(self, *, num_details: int = 8) -> None:
         self.num_details = num_details
 
     def __call__(self, num_groups: int, num_points: int) -> Tensor:
-        """[G, P, 3]: anchors drawn for each group, and details around them for all."""
+        """[G, P, 3]: random anchors for each group, and the same details around all of them."""
         anchors = uniform_places(num_groups * num_points // self.num_details)
         places = anchors[:, None] + first_details(self.num_details)
         return _level(places.view(num_groups, num_points, 2))
 
 
 def first_details(num_details: int) -> Tensor:
-    """[K, 2]: the first lies on its anchor, the others around it."""
+    """[K, 2]: the first detail is at its anchor, the others are around it."""
     places = uniform_places(num_details, bound=DETAIL_BOUND)
     places[0] = 0
     return places
@@ -99,9 +117,20 @@ def ungrouped_sampler(
     grouped_start: bool = True,
     stage: int = 0,
 ) -> PointSampler:
-    """A sampler with as many points, each with offsets of its own (Table 17): in GroupedSampler's place.
+    """Build a sampler with the same number of points as GroupedSampler, but with independent offsets (Table 17).
 
-    grouped_start: begin as if anchors and details were there ("group init."); else anywhere in the box ("vanilla").
+    Args:
+        embed_dim: number of channels.
+        num_groups: number of groups.
+        num_anchors: see `GroupedSampler`.
+        num_details: see `GroupedSampler`.
+        strides: strides of the levels.
+        grouped_start: whether the initial offsets are those of anchors and details ("group init.") or random in the
+            box ("vanilla").
+        stage: index of the stage.
+
+    Returns:
+        The sampler.
     """
     details = of_stage(num_details, stage)
     return PointSampler(

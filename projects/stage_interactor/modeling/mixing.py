@@ -1,11 +1,11 @@
-"""Cascade dynamic mixing (StageInteractor, section 3.2): a stage also mixes with the filters of stages before it.
+"""Cascade dynamic mixing (StageInteractor, section 3.2): a stage also mixes with the filters of earlier stages.
 
-Where paper and released code differ this is the code, which made the tables and the weights: the reused filters act
-on a residual stream of the samples before mixing; the first stage's are never reused; every filter has a generated
-bias; the cascade goes from the oldest filter to the newest.
+Where the paper and the released code differ, this module follows the code, which produced the tables and the weights:
+the reused filters act on a residual stream that begins with the samples before mixing; the filters of the first stage
+are never reused; every filter has a generated bias; the cascade goes from the oldest filter to the newest.
 
-Blended filters and what lies between two mixings are not kept for the backward pass but computed again in it: kept,
-they would double the decoder's memory, and on a CPU writing them takes as long as computing them anew.
+The backward pass computes blended filters, and the values between two mixings, a second time. Storing them would double
+the memory of the decoder, and on a CPU writing them takes as long as computing them again.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,21 @@ from crossstage.modeling.stages import of_stage
 
 
 class CascadeMixing(nn.Module):
-    """Mixes samples over channels, again with filters from the bank, then over points; residual included.
+    """Mixes samples over channels, then with filters from the bank, then over points; includes the residual.
 
-    num_anchors, num_details: A and K of the grouped sampler (a number, or one for each stage); P = A * K.
-    num_outputs: rows of the filter over points.  reuse: what is taken from the bank.  static: how samples are mixed
-    statically before each reused filter, or None.  blend: how own and reused filter become one, or None for static
-    mixing alone.  Raises ValueError where a reused stage samples in another grid than fits.
+    Args:
+        embed_dim: number of channels C.
+        num_anchors: A of the grouped sampler, one number or one per stage (see `of_stage`).
+        num_details: K of the grouped sampler, one number or one per stage; P = A * K.
+        num_groups: number of groups G.
+        reuse: how many filters are taken from the bank.
+        static: the static mixing before each reused filter, or None.
+        blend: combines the own and a reused filter; None means static mixing only.
+        num_outputs: number of rows of the filter over points.
+        stage: index of the stage.
+
+    Raises:
+        ValueError: if the points of a reused stage do not fit those of this stage.
     """
 
     reuses_filters = True  # of earlier stages: a step whose weights all stages share has none
@@ -67,7 +76,7 @@ class CascadeMixing(nn.Module):
                 nn.init.zeros_(layer.weight)
 
     def _add_cascade(self, embed_dim: int) -> None:
-        """The layers of the reused filters: static ones for each, and one Linear for all shares and all biases."""
+        """Build the layers for reused filters: static layers for each, one linear layer for all shares, and biases."""
         pairs = [self.static.layers(*self.grid, self.width) for _ in range(self.num_reused)] if self.static else []
         self.over_details = nn.ModuleList(details for details, _ in pairs)
         self.over_anchors = nn.ModuleList(anchors for _, anchors in pairs)
@@ -79,7 +88,16 @@ class CascadeMixing(nn.Module):
     def forward(
         self, content: Tensor, features: Tensor, bank: tuple[Filters, ...] = ()
     ) -> tuple[Tensor, tuple[Filters, ...]]:
-        """content: [B, N, C], features: [B, N, G, P, C / G], oldest filters first in the bank -> content, new bank."""
+        """Mix the samples into the content.
+
+        Args:
+            content: [B, N, C].
+            features: the samples, [B, N, G, P, C / G].
+            bank: filters of earlier stages, oldest first.
+
+        Returns:
+            The new content [B, N, C], and the bank with the filters of this stage.
+        """
         own = self.generate(content)
         point_bias = channel_bias = None
         if self.biases is not None:
@@ -91,14 +109,14 @@ class CascadeMixing(nn.Module):
         return content + self.project(mixed.flatten(2)), self.reuse.updated(bank, own, self.stage)
 
     def generate(self, content: Tensor) -> Filters:
-        """The stage's own filters, raw."""
+        """Generate the stage's own filters."""
         channels, points = self._grouped(self.filters(content)).split(self.split, dim=-1)
         return Filters(channels.unflatten(-1, (self.width, -1)), points.unflatten(-1, (self.fresh_rows, -1)))
 
     def cascade(
         self, mixed: Tensor, features: Tensor, content: Tensor, own: Filters, bank: tuple[Filters, ...]
     ) -> Tensor:
-        """Static mixing and one reused filter over channels after the other. mixed, features: [B, N, G, P, C / G]."""
+        """Apply static mixing and the reused filters over channels; mixed and features are [B, N, G, P, C / G]."""
         if not self.num_reused:
             return mixed
         shares = biases = [None] * self.num_reused
@@ -115,7 +133,7 @@ class CascadeMixing(nn.Module):
     def _step(
         self, index: int, stream: Tensor, mixed: Tensor, own: Filters, reused: Filters, shares: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One reused filter of the cascade: the stream behind its static mixing, and the mixed samples."""
+        """Apply one reused filter; returns the stream after its static mixing, and the mixed samples."""
         if self.static is not None:
             samples, onto = mixed.unflatten(-2, self.grid), stream.unflatten(-2, self.grid)
             static = self.static(samples, onto, self.over_details[index], self.over_anchors[index])
@@ -131,7 +149,7 @@ class CascadeMixing(nn.Module):
         return normed_relu(_add(self.spatial_filters(content, own, bank) @ mixed, bias))
 
     def spatial_filters(self, content: Tensor, own: Filters, bank: tuple[Filters, ...]) -> Tensor:
-        """Own rows, then those of the reused stages, oldest first, each blended with the own: [B, N, G, rows, P]."""
+        """[B, N, G, rows, P]: the own rows, then those of reused stages (oldest first) blended with the own ones."""
         fresh = own.over_points
         if not self.num_spatial:
             return fresh
@@ -153,19 +171,19 @@ class CascadeMixing(nn.Module):
 
 
 def _add(values: Tensor, bias: Tensor | None) -> Tensor:
-    """A product's fresh values, with the bias added in place."""
+    """Add a bias in place to a newly computed product."""
     return values if bias is None else values.add_(bias)
 
 
 def _recomputed(function: Callable, *inputs):
-    """function(*inputs); for the backward pass only the inputs are kept, and the rest is computed again."""
+    """Return function(*inputs). Only the inputs are stored for the backward pass, which calls the function again."""
     if not torch.is_grad_enabled():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _check_grids(own: tuple[int, int], earlier: tuple[int, int], stage: int) -> None:
-    """A filter over P points serves a stage with fewer anchors of as many details: its first anchors are used."""
+    """Check that a stage can reuse filters over points: it may have fewer anchors, with the same number of details."""
     if earlier[0] < own[0] or earlier[1] != own[1]:
         raise ValueError(
             f"stage {stage} samples {own[0]} anchors x {own[1]} details but reuses filters over {earlier[0]} x "

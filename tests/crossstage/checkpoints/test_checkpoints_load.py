@@ -158,7 +158,7 @@ def test_other_class_counts_need_permission_and_other_shapes_never_get_it(model,
     with caplog.at_level(logging.INFO, logger="crossstage"):
         load_model(model, tmp_path / "five.pth", fine_tuning=True)
     assert [r.message.split(": ", 1)[1] for r in caplog.records] == [
-        "has 5 classes, the model 8; initialised anew: class_head.weight, class_head.bias"
+        "has 5 classes, the model 8; these keep their initialisation: class_head.weight, class_head.bias"
     ]
     assert model.class_head.weight.equal(untouched)
     state = TinyDetector(8).state_dict()
@@ -201,11 +201,14 @@ def write_truncated(path: Path) -> None:
 
 
 BAD_FILES = {
-    "truncated.pth": (write_truncated, "truncated, damaged or no weights file"),
-    "empty.pth": (lambda path: path.write_bytes(b""), "truncated, damaged or no weights file"),
-    "text.pth": (lambda path: path.write_text("hello"), "truncated, damaged or no weights file"),
-    "page.safetensors": (lambda path: path.write_text("<html>"), "truncated, damaged or no weights file"),
-    "half.pkl": (lambda path: path.write_bytes(pickle.dumps({"a": 1})[:-3]), "truncated, damaged or no weights file"),
+    "truncated.pth": (write_truncated, "truncated, damaged or not a file of weights"),
+    "empty.pth": (lambda path: path.write_bytes(b""), "truncated, damaged or not a file of weights"),
+    "text.pth": (lambda path: path.write_text("hello"), "truncated, damaged or not a file of weights"),
+    "page.safetensors": (lambda path: path.write_text("<html>"), "truncated, damaged or not a file of weights"),
+    "half.pkl": (
+        lambda path: path.write_bytes(pickle.dumps({"a": 1})[:-3]),
+        "truncated, damaged or not a file of weights",
+    ),
     "list.pth": (lambda path: torch.save([1], path), "holds a list; expected a dict"),
     "none.pth": (lambda path: torch.save({"iteration": 1}, path), "holds no weights"),
     "folder.pth": (Path.mkdir, "is a folder"),

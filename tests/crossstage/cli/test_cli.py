@@ -153,7 +153,7 @@ def test_a_copy_is_a_config_that_differs_by_its_output_folder_alone(tmp_path, mo
     Path("my_dino_toy_csla.py").write_text("mine = 1\n")
     (tmp_path / "folder").mkdir()
     assert main(["configs", "copy", "dino_toy_csla"]) == 2
-    assert "is there already and is not overwritten" in capsys.readouterr().err
+    assert "exists already and is not overwritten" in capsys.readouterr().err
     assert Path("my_dino_toy_csla.py").read_text() == "mine = 1\n"
     assert main(["configs", "copy", "dino_toy_csla", "folder"]) == 0 and Path("folder/my_dino_toy_csla.py").is_file()
 

@@ -286,11 +286,11 @@ def test_a_missing_argument_is_named():
         ("torch.nn.Linear.nothing.at.all", "torch.nn.Linear has no 'nothing'"),
         ("torch.nn", "must be a class or a function"),
         ("crossstage.errors", "must be a class or a function"),
-        ("my class", "'my class' is no dotted name"),
+        ("my class", "'my class' is not a dotted name"),
         (3, "a: _target_ must be a class or a function, got 3"),
     ],
 )
-def test_targets_that_are_none(target, words):
+def test_targets_that_cannot_be_used(target, words):
     with pytest.raises(ImportError) as caught:
         instantiate(DictConfig({"a": {"_target_": target}}, flags={"allow_objects": True}))
     assert isinstance(caught.value, TargetError)

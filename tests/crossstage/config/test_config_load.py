@@ -191,8 +191,8 @@ def test_errors_in_a_config_name_file_and_line(tmp_path, text, words):
         ("from . import folder\n", "is a directory; write from .FILE import NAME"),
         ("from .folder import inner\n", "a relative import needs a config file, but "),
         ("from .folder.inner import valeus\n", "inner.py does not define valeus. Did you mean values?"),
-        ("from .faulty import x\n", "break the circle"),
-        ("from .folder.circle import x\n", "break the circle"),
+        ("from .faulty import x\n", "remove one of the imports"),
+        ("from .folder.circle import x\n", "remove one of the imports"),
         (
             "import no_such_module_anywhere\n",
             "faulty.py:1: ModuleNotFoundError: No module named 'no_such_module_anywhere'",
@@ -210,7 +210,7 @@ def test_an_error_in_an_imported_file_names_that_file(tmp_path):
 
 
 def test_load_rel_needs_a_file():
-    with pytest.raises(InputError, match=r"but <string> is none; use LazyConfig\.load"):
+    with pytest.raises(InputError, match=r"but <string> is not a file; use LazyConfig\.load"):
         exec("LazyConfig.load_rel('a.py')", {"LazyConfig": LazyConfig})
 
 

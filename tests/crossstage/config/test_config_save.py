@@ -129,12 +129,12 @@ def test_saving_again_changes_nothing_and_is_deterministic(tmp_path):
     assert " at 0x" not in (tmp_path / "1.yaml").read_text()
 
 
-def test_what_yaml_cannot_hold_goes_beside_it(tmp_path, caplog):
+def test_what_yaml_cannot_hold_goes_next_to_it(tmp_path, caplog):
     file = tmp_path / "c.yaml"
     cfg = node(optim=L(dict)(f=lambda name: len(name), lr=1.0), model=L(dict)(x=1))
     with caplog.at_level(logging.WARNING):
         LazyConfig.save(cfg, file)
-    assert "c.yaml: YAML cannot hold optim.f: pickled beside it in c.yaml.pkl" in caplog.text
+    assert "c.yaml: YAML cannot hold optim.f: pickled next to it in c.yaml.pkl" in caplog.text
     back = LazyConfig.load(file)
     assert instantiate(back.model) == {"x": 1}
     for use in (lambda: back.optim.f("abc"), lambda: instantiate(back), lambda: instantiate(back.optim)):

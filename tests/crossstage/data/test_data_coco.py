@@ -65,7 +65,7 @@ def test_crowd_and_useless_boxes_are_left_out_and_counted_in_one_line(coco_folde
     assert dataset[0].boxes.tolist() == [[1, 2, 11, 22], [0, 0, 6, 6]]
     assert "1 crowd regions" in caplog.text
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1 and "dropped 2 boxes without area and 1 outside of their image" in warnings[0]
+    assert len(warnings) == 1 and "dropped 2 boxes without area and 1 outside their image" in warnings[0]
 
 
 def test_images_without_boxes_stay_or_go(coco_folder):

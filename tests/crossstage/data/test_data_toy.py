@@ -121,8 +121,8 @@ def test_a_folder_that_holds_something_else_is_never_changed(tmp_path, capsys):
     before = contents(tmp_path)
     capsys.readouterr()
     cases = [
-        (arguments(foreign), "foreign: exists and is no dataset of this generator"),
-        (arguments(file), "file: exists and is no dataset of this generator"),
+        (arguments(foreign), "foreign: exists and is not a dataset of this generator"),
+        (arguments(file), "file: exists and is not a dataset of this generator"),
         (arguments(file / "below"), "below: cannot be written"),
         (arguments(own, size=64, seed=6), "generated with seed=5; remove the folder or choose another --output"),
         (arguments(tmp_path / "new", train=0), "--train 0: expected a number of at least 1"),

@@ -68,7 +68,7 @@ class TinyDetector(nn.Module):
             os.kill(os.getpid(), {"kill": signal.SIGKILL}.get(self.accident) or signal.Signals[self.accident])
             time.sleep(0.05)
         if self.accident == "input" and distributed.get_rank() == 1:
-            raise InputError("000000000017.jpg: truncated; copy it anew")
+            raise InputError("000000000017.jpg: truncated; copy it again")
         if self.accident == "gradient":
             self.class_head.weight.register_hook(lambda gradient: gradient * float("nan"))
         return loss * (float("nan") if self.accident == "loss" else 1)

@@ -64,7 +64,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(
     stopped = main(arguments("stopped", f"model.accident={name}", f"model.accident_at={step}"))
     assert stopped == status
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message == f"stopped after iteration {step}, which is saved; go on with the same command and --resume"
+    assert message == f"stopped after iteration {step}, which is saved; continue with the same command and --resume"
     assert (tmp_path / "stopped/last_checkpoint").read_text() == f"model_{step:07d}.pth"
     assert_same_end(run("stopped", "--resume"), uninterrupted)
 
@@ -85,7 +85,7 @@ def test_other_periods_of_evaluation_and_log_change_no_weight(run, uninterrupted
 
 def test_nothing_to_resume_starts_anew_and_says_so(run, capsys):
     run("new", "--resume", "train.max_iter=2")
-    assert "new has no checkpoint to resume from, starting anew" in capsys.readouterr().out
+    assert "new has no checkpoint to resume from, starting from the beginning" in capsys.readouterr().out
 
 
 def test_a_second_run_sets_the_first_aside(run, capsys):
@@ -108,11 +108,11 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(run, arguments, capsy
     damaged.write_bytes(damaged.read_bytes()[:5000])
     assert main(arguments("damaged", "--resume")) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
-    assert error.startswith(f"error: {damaged}: truncated, damaged or no weights file")
-    assert "the one before is model_0000001.pth" in error
+    assert error.startswith(f"error: {damaged}: truncated, damaged or not a file of weights")
+    assert "the previous one is model_0000001.pth" in error
     damaged.unlink()
     assert main(arguments("damaged", "--resume")) == 2
-    assert "names model_0000002.pth, which is not there; the one before" in capsys.readouterr().err
+    assert "names model_0000002.pth, which does not exist; the previous one" in capsys.readouterr().err
 
 
 def test_resuming_with_other_classes_or_another_batch_size_is_an_error(run, arguments, toy_root, capsys, tmp_path):

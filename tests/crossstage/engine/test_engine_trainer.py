@@ -192,5 +192,5 @@ def test_fine_tuning_on_other_classes_says_what_is_initialised_anew(run, tmp_pat
     state = TinyDetector(3).state_dict()
     torch.save({"model": state}, tmp_path / "three.pth")
     run("tuned", f"train.init_checkpoint={tmp_path}/three.pth", "train.max_iter=1")
-    line = "has 3 classes, the model 8; initialised anew: class_head.weight, class_head.bias"
+    line = "has 3 classes, the model 8; these keep their initialisation: class_head.weight, class_head.bias"
     assert line in capsys.readouterr().out

@@ -73,7 +73,10 @@ def test_plain_weights_start_a_model_with_dca_whose_second_attention_is_new(fore
         assert tensor.equal(before[name] if theirs is None else theirs), name
     assert new and all(".cross_attn.second." in name or ".cross_attn.norm." in name for name in new)
     (record,) = caplog.records
-    assert f"plain.pth: a plain model's; {len(new)} tensors initialised anew: {new[0]}, " in record.message
+    assert (
+        f"plain.pth: weights of a plain model; {len(new)} tensors keep their initialisation: {new[0]}, "
+        in record.message
+    )
 
 
 def test_plain_weights_are_not_evaluated_with_dca(doubled, tmp_path):

@@ -29,6 +29,6 @@ model.decoder.look_forward_twice = True
 _matching = model.criterion.groups.matching
 _matching.weights["class"] = 2.0
 model.criterion.groups.proposals = like(_matching, names="{loss}_enc", class_agnostic=True)
-# the paper's lambda: a factor on the weights of the branch; it is 1
+# The paper's lambda is a factor on the weights of this group; it is 1 here.
 model.criterion.groups.one_to_many = like(_matching, names="{loss}{stage}_one2many")
 model.criterion.groups.one_to_many.matcher.copies = 6

@@ -22,7 +22,7 @@ model.decoder.layer.attention.zero_output_bias = True
 model.decoder.layer.sampler = L(GroupedSampler)(
     embed_dim="${up:embed_dim}",
     num_groups=4,
-    num_anchors=[8, 4],  # the first stage's, then all others'
+    num_anchors=[8, 4],  # for the first stage, then for all others
     num_details=8,
     strides="${up:backbone.strides}",
 )

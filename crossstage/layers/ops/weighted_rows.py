@@ -1,0 +1,117 @@
+"""Weighted sums of rows of a table: how deformable attention and 3-D sampling read the feature pyramid.
+
+The sums are `embedding_bag`'s. On a CPU its backward takes 10 to 30 times as long as its forward: it sorts all indices
+for the table's gradient, and it calls one dot product per row for the weights' gradient. Both gradients are products
+with a sparse matrix S [Q, R], which holds each bag's weights in the columns of the rows that the bag reads: the table's
+gradient is S^T @ grad, and the weights' gradient is grad @ table^T, computed at the entries of S only.
+`python -m benchmarks attention` and `stage_interactor` show the speed.
+
+S^T @ grad is scipy's, because torch's own product with a transposed sparse matrix is several times slower. No other
+file of `layers` needs a package other than torch; the library needs scipy in any case, for its matcher.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sum P weighted rows of the table in each of Q bags.
+
+    On a CPU, float32 and float64 have a backward of their own. All other cases, and graphs that are compiled or
+    exported, use torch's `embedding_bag`. Second derivatives do not exist in either case.
+
+    Args:
+        table: [R, D] floats.
+        rows: int32 or int64 [Q, P], the indices of rows of the table. An index may occur several times in a bag.
+        weights: [Q, P], in the table's dtype.
+
+    Returns:
+        [Q, D], the sum over p of weights[q, p] * table[rows[q, p]].
+    """
+    needs_gradient = torch.is_grad_enabled() and (table.requires_grad or weights.requires_grad)
+    on_cpu = table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
+    # torch's sparse products hold at most as many entries as the dense matrix [Q, R].
+    fits = on_cpu and rows.shape[1] <= len(table)
+    if needs_gradient and fits and not torch.compiler.is_compiling():
+        return _Sums.apply(table, rows, weights)
+    return _sums(table, rows, weights)
+
+
+def _sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return _sums(table, rows, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Gradients.apply(grad, *ctx.saved_tensors, ctx.needs_input_grad)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward of `_Sums`, as a function of its own so that every second derivative is refused.
+
+    `once_differentiable` would refuse only what depends on `grad`. The table's gradient also depends on the weights,
+    and the weights' gradient on the table: these terms would be missing from a second derivative without an error.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, table: Tensor, rows: Tensor, weights: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, None, Tensor | None]:
+        grad, indices = grad.detach().contiguous(), rows.flatten()
+        bag_starts = torch.arange(len(rows) + 1, dtype=rows.dtype) * rows.shape[1]
+        of_table = of_weights = None
+        if wanted[0]:
+            entries = (weights.detach().flatten().numpy(), indices.numpy(), bag_starts.numpy())
+            bags = csr_array(entries, shape=(len(rows), len(table)))
+            of_table = torch.from_numpy(bags.T @ grad.numpy())
+        if wanted[2]:
+            of_weights = _dot_products(grad, table.detach(), indices, bag_starts).view_as(rows)
+        return of_table, None, of_weights
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError(
+            "weighted_rows (deformable attention, 3-D sampling) has no second derivative; where one is needed, use "
+            "(table[rows] * weights[..., None]).sum(1), which keeps all Q * P rows in memory"
+        )
+
+
+def _dot_products(grad: Tensor, table: Tensor, indices: Tensor, bag_starts: Tensor) -> Tensor:
+    """Products of each bag's gradient with the rows that the bag reads.
+
+    Args:
+        grad: [Q, D].
+        table: [R, D].
+        indices: [Q * P], bag by bag.
+        bag_starts: [Q + 1], where each bag starts among the indices, and their number.
+
+    Returns:
+        [Q * P].
+    """
+    _pass_beta_warning()
+    # Zeros, to which the products are added in place. (The weights with `beta=0` would not do: 0 * NaN is NaN.)
+    zeros = grad.new_zeros(len(indices))
+    products = torch.sparse_csr_tensor(bag_starts, indices, zeros, size=(len(grad), len(table)), check_invariants=False)
+    return torch.sparse.sampled_addmm(products, grad, table.t(), out=products).values()
+
+
+@functools.cache
+def _pass_beta_warning() -> None:
+    """Make a process's first sparse CSR tensor, with which torch warns, once, that these are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+        torch.sparse_csr_tensor([0], [], [], size=(0, 0), check_invariants=False)
