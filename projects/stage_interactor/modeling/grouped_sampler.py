@@ -27,6 +27,9 @@ class GroupedSampler(nn.Module):
     by 2^dz.  strides: of the levels, which lie one apart in z from `finest_scale` on.
     """
 
+    centres: Tensor
+    strides: Tensor
+
     def __init__(
         self,
         embed_dim: int = 256,
