@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+_T = TypeVar("_T", bound="_Movable")
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,11 @@ class _Movable:
     """`.to(...)` for a dataclass of tensors, tuples of tensors and other such dataclasses."""
 
     def to(
-        self,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        non_blocking: bool = False,
-    ):
+        self: _T, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> _T:
         """Return a copy on `device`; `dtype` applies to the floating-point tensors alone."""
-        return replace(
-            self, **{f.name: _move(getattr(self, f.name), device, dtype, non_blocking) for f in fields(self)}
-        )
+        moved = {f.name: _move(getattr(self, f.name), device, dtype, non_blocking) for f in fields(self)}
+        return replace(self, **moved)
 
 
 def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool) -> Any:

@@ -107,11 +107,11 @@ class LearnedPositions(nn.Module):
         nn.init.uniform_(self.row_embed.weight)
         nn.init.uniform_(self.col_embed.weight)
 
-    def forward(self, mask: Tensor) -> Tensor:
+    def forward(self, mask: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         batch, height, width = mask.shape
         if height > self.row_embed.num_embeddings or width > self.col_embed.num_embeddings:
             known = f"{self.row_embed.num_embeddings}x{self.col_embed.num_embeddings}"
             raise ValueError(f"a map of {height}x{width} cells, but positions were learned for {known}")
         x = self.col_embed.weight[:width].expand(height, -1, -1)
         y = self.row_embed.weight[:height, None].expand(-1, width, -1)
-        return torch.cat([x, y], dim=-1).permute(2, 0, 1).expand(batch, -1, -1, -1)
+        return torch.cat([x, y], dim=-1).to(dtype or x.dtype).permute(2, 0, 1).expand(batch, -1, -1, -1)

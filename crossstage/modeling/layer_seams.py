@@ -22,7 +22,7 @@ class CellPositions(Protocol):
     """Embeds the cells of a padded map (`crossstage/layers/position.py`)."""
 
     def __call__(self, mask: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-        """mask: bool [B, h, w], True = padding -> [B, C, h, w] of this dtype, or of torch's default one."""
+        """mask: bool [B, h, w], True = padding -> [B, C, h, w] of this dtype; None: of the part's choice."""
         ...
 
 
@@ -37,7 +37,7 @@ class BoxPositions(Protocol):
 class Head(Protocol):
     """Predicts from query states: logits (X = K) or box offsets (X = 4). A norm of states (X = C) is called alike."""
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, /) -> Tensor:
         """[..., N, C] -> [..., N, X]."""
         ...
 

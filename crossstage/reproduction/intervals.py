@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scipy.stats import ttest_1samp, ttest_ind
 
@@ -61,7 +62,9 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estima
     return Estimate(mean, half_width, f"Welch's t, {len(ours)} and {len(theirs)} seeds")
 
 
-def _half_width(test, values, other, **options) -> float:
+def _half_width(
+    test: Callable[..., Any], values: Sequence[float], other: Sequence[float] | float, **options: bool
+) -> float:
     """Half the width of a t-test's interval; 0 without variance, in which case scipy has no degrees of freedom."""
     if all(len({*side}) == 1 for side in (values, other) if not isinstance(side, float)):
         return 0.0

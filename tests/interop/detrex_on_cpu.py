@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-from csla.detrex_check import NUM_CLASSES  # and by way of crossstage torchvision's shim, before detectron2 needs it
+from crossstage.torchvision_on_cpu import declare_missing_operators
+from csla.detrex_check import NUM_CLASSES
+
+declare_missing_operators()  # before detectron2 imports torchvision
 
 DETECTORS = ("dino", "dn_detr", "deformable_detr", "h_deformable_detr")
 SIZE = (64, 96)

@@ -1,7 +1,7 @@
 """The reuse of dynamic filters from earlier stages (StageInteractor, section 3.2)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,25 @@ class AdaptedFilters:
 
     scored = True
 
-    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor) -> Tensor:
+    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor | None) -> Tensor:
         """Blend two filters [B, N, G, C, C]; `shares` are scores [B, N, G, C, 2] in (0, 1) of columns and rows."""
+        assert shares is not None  # this blend is scored
         columns, rows = shares.unbind(-1)
         return torch.lerp(own, reused, rows[..., :, None] * columns[..., None, :])
+
+
+class FilterBlend(Protocol):
+    """How a stage's own filter and a reused one become one.
+
+    Attributes:
+        scored: whether the blend is given shares, which the mixing then computes from the query.
+    """
+
+    scored: bool
+
+    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor | None) -> Tensor:
+        """own, reused: [B, N, G, C, C]; shares: [B, N, G, C, 2] in (0, 1), or None if not scored."""
+        ...
 
 
 class PreviousFilters:
@@ -74,7 +89,7 @@ class PreviousFilters:
 
     scored = False
 
-    def __call__(self, own: Tensor, reused: Tensor, shares: None = None) -> Tensor:
+    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor | None = None) -> Tensor:
         return reused
 
 
@@ -83,8 +98,20 @@ class CurrentFilters:
 
     scored = False
 
-    def __call__(self, own: Tensor, reused: Tensor, shares: None = None) -> Tensor:
+    def __call__(self, own: Tensor, reused: Tensor, shares: Tensor | None = None) -> Tensor:
         return own
+
+
+class StaticMixing(Protocol):
+    """Mixes samples by filters that are the same for all queries."""
+
+    def layers(self, num_anchors: int, num_details: int, width: int) -> tuple[nn.Linear, nn.Linear]:
+        """Its two Linears, which begin as nothing."""
+        ...
+
+    def __call__(self, grid: Tensor, stream: Tensor, over_details: nn.Linear, over_anchors: nn.Linear) -> Tensor:
+        """Samples mixed, onto a stream: both [..., A, K, C]."""
+        ...
 
 
 class ChannelSpatialMixing:

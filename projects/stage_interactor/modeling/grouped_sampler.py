@@ -36,6 +36,9 @@ class GroupedSampler(nn.Module):
         stage: index of the stage.
     """
 
+    centres: Tensor
+    strides: Tensor
+
     def __init__(
         self,
         embed_dim: int = 256,

@@ -9,14 +9,23 @@ the memory of the decoder, and on a CPU writing them takes as long as computing 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
-from crossstage.projects.stage_interactor.modeling.filters import FilterReuse, Filters, zero_linear
+from crossstage.projects.stage_interactor.modeling.filters import (
+    FilterBlend,
+    FilterReuse,
+    Filters,
+    StaticMixing,
+    zero_linear,
+)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crossstage.modeling.decoders.adaptive_mixing import group_width, normed_relu
 from crossstage.modeling.stages import of_stage
+
+_Result = TypeVar("_Result")
 
 
 class CascadeMixing(nn.Module):
@@ -47,8 +56,8 @@ class CascadeMixing(nn.Module):
         num_details: int | Sequence[int] = 8,
         num_groups: int = 4,
         reuse: FilterReuse,
-        static=None,
-        blend=None,
+        static: StaticMixing | None = None,
+        blend: FilterBlend | None = None,
         num_outputs: int = 128,
         stage: int = 0,
     ) -> None:
@@ -81,9 +90,9 @@ class CascadeMixing(nn.Module):
         self.over_details = nn.ModuleList(details for details, _ in pairs)
         self.over_anchors = nn.ModuleList(anchors for _, anchors in pairs)
         outputs = self.num_groups * self.width * self.num_reused
-        reuses = self.num_reused and self.blend is not None
-        self.channel_shares = zero_linear(embed_dim, 2 * outputs) if reuses and self.blend.scored else None
-        self.reused_biases = nn.Linear(embed_dim, outputs) if reuses else None
+        blend = self.blend if self.num_reused else None
+        self.channel_shares = zero_linear(embed_dim, 2 * outputs) if blend is not None and blend.scored else None
+        self.reused_biases = nn.Linear(embed_dim, outputs) if blend is not None else None
 
     def forward(
         self, content: Tensor, features: Tensor, bank: tuple[Filters, ...] = ()
@@ -131,7 +140,14 @@ class CascadeMixing(nn.Module):
         return mixed
 
     def _step(
-        self, index: int, stream: Tensor, mixed: Tensor, own: Filters, reused: Filters, shares: Tensor, bias: Tensor
+        self,
+        index: int,
+        stream: Tensor,
+        mixed: Tensor,
+        own: Filters,
+        reused: Filters,
+        shares: Tensor | None,
+        bias: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Apply one reused filter; returns the stream after its static mixing, and the mixed samples."""
         if self.static is not None:
@@ -151,7 +167,7 @@ class CascadeMixing(nn.Module):
     def spatial_filters(self, content: Tensor, own: Filters, bank: tuple[Filters, ...]) -> Tensor:
         """[B, N, G, rows, P]: the own rows, then those of reused stages (oldest first) blended with the own ones."""
         fresh = own.over_points
-        if not self.num_spatial:
+        if self.row_shares is None or self.point_shares is None:
             return fresh
         of_rows, of_points = (
             self._grouped(layer(content)).sigmoid().unflatten(-1, (-1, self.num_spatial)).unbind(-1)
@@ -175,7 +191,7 @@ def _add(values: Tensor, bias: Tensor | None) -> Tensor:
     return values if bias is None else values.add_(bias)
 
 
-def _recomputed(function: Callable, *inputs):
+def _recomputed(function: Callable[..., _Result], *inputs: Any) -> _Result:
     """Return function(*inputs). Only the inputs are stored for the backward pass, which calls the function again."""
     if not torch.is_grad_enabled():
         return function(*inputs)

@@ -73,6 +73,12 @@ def test_learned_positions_put_columns_before_rows():
     assert ours[1, 3:, 1, 2].equal(positions.row_embed.weight[1])
 
 
+def test_learned_positions_have_the_dtype_that_an_encoder_needs():
+    positions, mask = LearnedPositions(3, rows=4, columns=5), torch.zeros(1, 2, 4, dtype=torch.bool)
+    assert positions(mask).dtype == torch.float32
+    assert positions(mask, dtype=torch.float64).dtype == torch.float64
+
+
 def test_learned_positions_say_when_a_map_is_too_large():
     with pytest.raises(ValueError, match="a map of 5x3 cells, but positions were learned for 4x4"):
         LearnedPositions(3, rows=4, columns=4)(torch.zeros(1, 5, 3, dtype=torch.bool))

@@ -14,13 +14,14 @@ from crossstage.layers.position import SinePositions
 from crossstage.modeling.encoders.deformable import DeformableEncoder
 from crossstage.modeling.encoders.dense import DenseEncoder
 from crossstage.modeling.encoders.none import NoEncoder
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.neck import pyramid
 from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.modeling.queries.learned import LearnedQueries
 from crossstage.modeling.queries.two_stage import ProposalQueries, TwoStageQueries
 from crossstage.modeling.transformer import ENCODER_ORDER, TransformerLayer
-from crossstage.structures import FeaturePyramid, Memory
+from crossstage.structures import FeaturePyramid, Levels, Memory
 from tests.random_scenes import image_batch, tiny_dino
 
 WIDTH = 16
@@ -115,6 +116,15 @@ def test_under_autocast_coordinates_stay_exact_though_maps_are_bfloat16():
 def test_a_whole_model_in_bfloat16_predicts():
     detections = tiny_dino().to(torch.bfloat16).eval()(image_batch(0, 0, sizes=((64, 96), (48, 64))))
     assert all(found.scores.isfinite().all() for found in detections)
+
+
+def test_tokens_alone_make_a_memory_without_padding_and_positions():
+    levels = Levels.of([(2, 3), (1, 2)], like=torch.zeros(1, dtype=torch.float64))
+    memory = unpadded_memory(torch.randn(2, 8, 4), levels)
+    assert memory.mask.shape == (2, 8) and not memory.mask.any()
+    assert memory.valid_ratios.tolist() == [[[1.0, 1.0]] * 2] * 2
+    assert memory.positions.shape == (2, 8, 4) and not memory.positions.any()
+    assert memory.image_sizes.tolist() == [[3.0, 2.0]] * 2
 
 
 def test_a_dense_encoder_of_two_levels_is_an_error():

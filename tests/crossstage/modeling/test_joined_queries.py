@@ -11,6 +11,7 @@ from crossstage.config import LazyCall as L
 from crossstage.config import instantiate
 from crossstage.config.like import like
 from crossstage.layers.mlp import BoxHead, ClassHead
+from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.queries.anchors import AnchorQueries
 from crossstage.modeling.queries.boxes import BoxQueries
 from crossstage.modeling.queries.content import Content, LearnedContent
@@ -19,7 +20,7 @@ from crossstage.modeling.queries.joined import JoinedQueries
 from crossstage.modeling.queries.learned import LearnedQueries
 from crossstage.modeling.queries.one_to_many import OneToMany
 from crossstage.modeling.queries.two_stage import ProposalQueries, TwoStageQueries
-from crossstage.structures import Losses, PaddedTargets, Queries, QueryGroup
+from crossstage.structures import Levels, Losses, PaddedTargets, Queries, QueryGroup, Target
 from tests.random_scenes import image_batch, tiny_dino_node
 from tests.supervisions import NAMES
 
@@ -135,6 +136,24 @@ def test_sizes_and_names_are_checked_when_groups_are_joined(extra_queries, extra
     source = BoxQueries(num_queries=3, embed_dim=8, extra_queries=extra_queries)
     with pytest.raises(ValueError, match=complaint):
         JoinedQueries(source=source, extra=extra)
+
+
+class WithPositions(BoxQueries):
+    """Sets positions, and cannot make those of other boxes."""
+
+    def forward(self, memory, count: int) -> Queries:
+        queries = super().forward(memory, count)
+        return replace(queries, positions=torch.zeros_like(queries.content))
+
+
+def test_a_source_that_sets_positions_has_to_make_those_of_other_groups():
+    denoising = ContrastiveDenoising(3, 8)
+    queries = JoinedQueries(source=WithPositions(num_queries=3, embed_dim=8), extra=[denoising])
+    memory = unpadded_memory(torch.zeros(1, 4, 8), Levels.of([(2, 2)], like=torch.zeros(1)))
+    assert queries(memory).positions.shape == (1, 3, 8)
+    targets = PaddedTargets.of([Target(torch.tensor([1]), torch.full((1, 4), 0.5))])
+    with pytest.raises(ValueError, match=r"the group 'denoising' needs too: give the source a method positions"):
+        queries(memory, targets)
 
 
 class Constant(nn.Module):
