@@ -7,15 +7,28 @@ As in `seams`, any object with the signature of a Protocol can take the part's p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from crossstage.structures import Memory, Queries
 
-State = TypeVar("State")
-"""What one refinement step hands to the next; only the step reads it."""
+
+class QueryState(Protocol):
+    """What one refinement step hands to the next: a frozen dataclass of tensors [B, ...]. A field may be None."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def content(self) -> Tensor:
+        """[B, N, C]."""
+        ...
+
+
+State = TypeVar("State", bound=QueryState)
+"""The state of one kind of step; boxes in it are read by the step alone."""
 
 
 class CellPositions(Protocol):
@@ -146,8 +159,7 @@ class MixingLayer(Protocol):
 class RefinementStep(Protocol[State]):
     """One stage of a decoder, for a decoder that applies the same step many times.
 
-    `decoders.mixer.refine` and `decoders.deformable.attend` hold the arithmetic of the two families. A state is a
-    frozen dataclass of tensors [B, ...], of which `content` is one; a field may be None.
+    `decoders.mixer.refine` and `decoders.deformable.attend` hold the arithmetic of the two families.
     """
 
     def start(self, queries: Queries, memory: Memory) -> State:

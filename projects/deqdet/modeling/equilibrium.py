@@ -132,7 +132,7 @@ class EquilibriumDecoder(nn.Module):
         """Yield the predictions of the initial step and of each application, without noise."""
         start = self.refinement.start(queries, memory)
         if self.initial is not None:
-            first = self._initial_stage(queries, memory)
+            first = _initial_stage(self.initial, queries, memory)
             start = first.state
             yield first
 
@@ -142,16 +142,12 @@ class EquilibriumDecoder(nn.Module):
         for index, (state, logits) in enumerate(self.solver(advance, start, steps=steps), 1):
             yield _Stage(f"iter{index}", state, logits)
 
-    def _initial_stage(self, queries: Queries, memory: Memory) -> _Stage:
-        start = self.initial.start(queries, memory)
-        return _Stage("init", *self.initial(start, memory, queries.attention_mask))
-
     def _supervised_stages(self, queries: Queries, memory: Memory) -> list[_Stage]:
         """The chain with gradient, then the branches of the way to the fixed point."""
         stages: list[_Stage] = []
         state = self.refinement.start(queries, memory)
         if self.initial is not None:
-            stages.append(self._initial_stage(queries, memory))
+            stages.append(_initial_stage(self.initial, queries, memory))
             state = stages[0].state
         first = detached(state)
         for number in range(1, self.extra_supervised + 1):
@@ -203,3 +199,8 @@ class EquilibriumDecoder(nn.Module):
             states=torch.stack([stage.state.content for stage in stages]),
             names=tuple(stage.name for stage in stages),
         )
+
+
+def _initial_stage(step: RefinementStep, queries: Queries, memory: Memory) -> _Stage:
+    """The prediction of the first step, which begins with the queries themselves."""
+    return _Stage("init", *step(step.start(queries, memory), memory, queries.attention_mask))

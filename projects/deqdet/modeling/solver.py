@@ -33,17 +33,17 @@ class FixedPointIteration:
 
     def __call__(self, advance: Advance, state: State, *, steps: int) -> Iterator[tuple[State, Tensor]]:
         """Yield the state and the logits after each of the steps."""
-        logits, active = None, None
+        active: Tensor | None = None  # bool [B], the images that still move
         for index in range(1, steps + 1):
-            if active is None or active.any():  # waits for the device, only where a tolerance is set
-                before, (state, scores) = state, advance(state, index)
-                if active is not None:
-                    state = per_tensor(partial(_where, active), state, before)
-                    scores = _where(active, scores, logits)
-                logits = scores
-                if self.tolerance is not None:
-                    moving = relative_residual(before, state) >= self.tolerance
-                    active = moving if active is None else active & moving
+            before = state
+            if index == 1 or active is None:
+                state, logits = advance(before, index)
+            elif active.any():  # waits for the device, which only a tolerance makes necessary
+                found, scores = advance(before, index)
+                state = per_tensor(partial(_where, active), found, before)
+                logits = _where(active, scores, logits)
+            if self.tolerance is not None:
+                active = relative_residual(before, state) >= self.tolerance
             yield state, logits
 
 
