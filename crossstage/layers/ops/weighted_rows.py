@@ -71,15 +71,15 @@ class _Gradients(torch.autograd.Function):
     def forward(
         ctx: Any, grad: Tensor, table: Tensor, rows: Tensor, weights: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, None, Tensor | None]:
-        grad, indices = grad.detach().contiguous(), rows.flatten()
+        grad, indices = grad.contiguous(), rows.flatten()
         bag_starts = torch.arange(len(rows) + 1, dtype=rows.dtype) * rows.shape[1]
         of_table = of_weights = None
         if wanted[0]:
-            entries = (weights.detach().flatten().numpy(), indices.numpy(), bag_starts.numpy())
+            entries = (weights.flatten().numpy(), indices.numpy(), bag_starts.numpy())
             bags = csr_array(entries, shape=(len(rows), len(table)))
             of_table = torch.from_numpy(bags.T @ grad.numpy())
         if wanted[2]:
-            of_weights = _dot_products(grad, table.detach(), indices, bag_starts).view_as(rows)
+            of_weights = _dot_products(grad, table, indices, bag_starts).view_as(rows)
         return of_table, None, of_weights
 
     @staticmethod

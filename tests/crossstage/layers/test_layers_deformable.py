@@ -76,10 +76,11 @@ def test_far_locations_read_zero_without_overflow():
     assert read.count_nonzero() == 0
 
 
-def test_no_queries_give_no_rows():
-    values, levels, locations, weights = scene(queries=0)
+@pytest.mark.parametrize(("batch", "queries"), [(2, 0), (0, 6)])
+def test_no_queries_or_no_images_give_no_rows(batch, queries):
+    values, levels, locations, weights = scene(batch=batch, queries=queries)
     read = deformable_sampling(values.requires_grad_(), levels, locations=locations, weights=weights)
-    assert read.shape == (2, 0, 12)
+    assert read.shape == (batch, queries, 12)
     read.sum().backward()
     assert values.grad.count_nonzero() == 0
 
