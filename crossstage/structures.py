@@ -4,8 +4,8 @@ Letters, everywhere: **B** images, **S** stages (decoder layers), **N** queries,
 an image, **M** memory tokens, **C** channels, **L** feature levels, **P** sampling points.
 
 Boxes are normalised (cx, cy, w, h) in the *unpadded* image, unless the name says otherwise (`boxes_xyxy`,
-`boxes_abs`). All classes are frozen dataclasses. To change a value, return a new instance (`dataclasses.replace`).
-Those of one step of the data flow check their shapes when they are built, and raise ValueError.
+`boxes_abs`). All classes are frozen dataclasses: to change a value, return a new instance (`dataclasses.replace`).
+Those of one step of the data flow raise ValueError for wrong shapes when they are built.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ImageBatch(_Movable):
     """Images padded at the bottom and right to one size, and what is known of each.
 
     pixels: uint8 [B, 3, H, W], RGB, 0 in the padding.  mask: bool [B, H, W], True = padding.
-    sizes: (height, width) of each unpadded network input.  original_sizes: (height, width) of each image file.
+    sizes, original_sizes: (height, width) of each unpadded network input, and of each image file.
     image_ids: the dataset's id of each image.  targets: one per image, or None where nothing is annotated.
     """
 
@@ -133,8 +133,7 @@ class PaddedTargets(_Movable):
 class Levels(_Movable):
     """Sizes of the L feature levels, as Python ints and as tensors on the features' device: no step copies them.
 
-    shapes: (height, width) of each level.  sizes: float [L, 2], (width, height).  starts: int64 [L], each level's
-    first token.
+    shapes: (height, width) of each.  sizes: float [L, 2], (width, height).  starts: int64 [L], its first token.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -225,11 +224,7 @@ class Losses:
 
     @classmethod
     def of(cls, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor] | None = None) -> Losses:
-        """Sum up terms. Metrics are detached here.
-
-        Raises:
-            ValueError: without a term, or if a name is both a term and a metric.
-        """
+        """Sum up terms and detach metrics. Raises ValueError without a term, or if a name is both."""
         metrics = {name: value.detach() for name, value in (metrics or {}).items()}
         if not terms:
             raise ValueError("Losses needs at least one term")
@@ -238,11 +233,7 @@ class Losses:
         return cls(torch.stack(list(terms.values())).sum(), dict(terms), metrics)
 
     def joined(self, *others: Losses | None) -> Losses:
-        """These losses and those of other parts (None: nothing) as one.
-
-        Raises:
-            ValueError: if two parts use the same name.
-        """
+        """These losses and those of other parts (None: nothing) as one. Raises ValueError if two use a name."""
         terms, metrics = dict(self.terms), dict(self.metrics)
         for other in (other for other in others if other is not None):
             if both := sorted((terms.keys() | metrics.keys()) & (other.terms.keys() | other.metrics.keys())):
@@ -291,6 +282,7 @@ class StageOutputs(_Movable):
         states: [S, B, N, C], query states that the heads read, where a decoder keeps them.
         references: [S, B, N, 4 or 2], boxes as refined by each stage, where a decoder keeps them.
         losses: terms and metrics of the decoder's own, or None.
+        names: what the log calls each stage; empty: "0", "1", ... The last stage has no suffix in the log.
     """
 
     logits: Tensor
@@ -298,6 +290,7 @@ class StageOutputs(_Movable):
     states: Tensor | None = None
     references: Tensor | None = None
     losses: Losses | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _expect("StageOutputs.logits", self.logits, "[S, B, N, K]", (None, None, None, None))
@@ -305,11 +298,17 @@ class StageOutputs(_Movable):
         _expect("StageOutputs.boxes", self.boxes, "[S, B, N, 4]", (*leading, 4))
         _expect("StageOutputs.states", self.states, "[S, B, N, C]", (*leading, None))
         _expect("StageOutputs.references", self.references, "[S, B, N, 4 or 2]", (*leading, None))
+        if self.names and not len(self.names) == len(set(self.names)) == self.num_stages:
+            raise ValueError(f"StageOutputs.names={self.names}; expected {self.num_stages} different names, or none")
 
     @property
     def num_stages(self) -> int:
         """S."""
         return self.logits.shape[0]
+
+    def suffix(self, stage: int) -> str:
+        """What the log appends to a stage's loss: "_0", "_1", ... or "_" and the stage's name; "" for the last one."""
+        return "" if stage == self.num_stages - 1 else f"_{self.names[stage] if self.names else stage}"
 
     def split(self, sizes: Sequence[int]) -> list[StageOutputs]:
         """Cut the query axis into consecutive parts of the given sizes; the decoder's own losses stay behind."""
@@ -318,7 +317,8 @@ class StageOutputs(_Movable):
             for name in ("logits", "boxes", "states", "references")
             if (value := getattr(self, name)) is not None
         }
-        return [StageOutputs(**{name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
+        cut = ({name: part[i] for name, part in parts.items()} for i in range(len(sizes)))
+        return [StageOutputs(**part, names=self.names) for part in cut]
 
 
 @dataclass(frozen=True)

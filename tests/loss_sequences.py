@@ -112,7 +112,10 @@ def main() -> None:
         name = file.stem
         sequences[name] = sequence(file)
         last = sum(sequences[name][-1].values())
-        shown = f"largest difference {largest_difference(written[name], sequences[name]):.1e}" if written else ""
+        shown = ""
+        if written:  # a config may be new
+            old = written.get(name)
+            shown = "new" if old is None else f"largest difference {largest_difference(old, sequences[name]):.1e}"
         print(f"{name:32} {len(sequences[name][0]):3} terms  last total {last:10.5f}  {shown}", flush=True)
     if arguments.write:
         arguments.write.write_text(json.dumps(sequences))

@@ -227,33 +227,6 @@ def detrex_anchor_box_rules(*, torchvision_backbone: bool = False) -> list[tuple
     ]
 
 
-def mmdet_mixer_rules() -> list[tuple[str, str]]:
-    """Rules that AdaMixer and StageInteractor in mmdetection share. Their ResNet has the same names as timm's."""
-    theirs, ours = "roi_head.bbox_head.{i}.", "decoder.layers.{i}."
-    layer = {
-        "iof_tau": "attention.overlap_scale",
-        "attention.attn.in_proj_weight": "attention.qkv.weight",
-        "attention.attn.in_proj_bias": "attention.qkv.bias",
-        "attention.attn.out_proj.{p}": "attention.out_proj.{p}",
-        "attention_norm.{p}": "attention_norm.{p}",
-        "ffn.layers.0.0.{p}": "ffn.layers.0.{p}",
-        "ffn.layers.1.{p}": "ffn.layers.1.{p}",
-        "ffn_norm.{p}": "ffn_norm.{p}",
-    }
-    heads = []
-    for mmdet, native in (("cls", "class"), ("reg", "box")):
-        heads += [(f"{theirs}{mmdet}_fcs.{n}.{{p}}", f"decoder.{native}_heads.{{i}}.{n}.{{p}}") for n in (0, 1)]
-        heads.append((f"{theirs}fc_{mmdet}.{{p}}", f"decoder.{native}_heads.{{i}}.3.{{p}}"))
-    return [
-        *((f"backbone.{part}.{{p}}", f"backbone.body.{part}.{{p}}") for part in ("conv1", "bn1", "layer{i}")),
-        ("neck.lateral_convs.{i}.conv.{p}", "neck.convs.{i}.conv.{p}"),
-        ("neck.gn_out.{p}", "neck.norm.{p}"),
-        ("rpn_head.init_content_features.weight", "queries.source.content.weight"),
-        *((theirs + name, ours + native) for name, native in layer.items()),
-        *heads,
-    ]
-
-
 def plain_into_grown(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Fit weights of a plain model to a model in which a larger part replaces a plain one (`with_dca`).
 

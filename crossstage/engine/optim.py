@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
@@ -25,6 +25,7 @@ def parameter_groups(
     weight_decay: float,
     weight_decay_norm: float = 0.0,
     lr_factors: Mapping[str, float] | None = None,
+    decay_factors: Mapping[str, float] | None = None,
     no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a model, grouped by learning rate and weight decay.
@@ -35,6 +36,8 @@ def parameter_groups(
         weight_decay: for all parameters without another rule, biases included.
         weight_decay_norm: for the parameters of normalisation layers.
         lr_factors: factors on `base_lr`, by a part of the parameter's full name; the first part that occurs is used.
+        decay_factors: factors on `weight_decay`, by a part of the name as in `lr_factors`. They also apply to
+            normalisation layers, which then ignore `weight_decay_norm`.
         no_decay: parts of names; parameters with one of them get no weight decay (Swin's relative position biases).
 
     Returns:
@@ -43,11 +46,8 @@ def parameter_groups(
     Raises:
         InputError: if no parameter is trainable.
     """
-    factors = dict(lr_factors or {})
-    names = [name for name, _ in model.named_parameters()]
-    for part, key in [*((part, "lr_factors") for part in factors), *((part, "no_decay") for part in no_decay)]:
-        if not any(part in name for name in names):
-            logger.warning(f"optimizer.params.{key}: no parameter's name contains {part!r}, it has no effect")
+    lr_factors, decay_factors = dict(lr_factors or {}), dict(decay_factors or {})
+    _warn_of_unused(model, lr_factors=lr_factors, decay_factors=decay_factors, no_decay=no_decay)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -56,13 +56,28 @@ def parameter_groups(
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            lr = base_lr * next((factor for part, factor in factors.items() if part in name), 1.0)
-            decay = 0.0 if any(part in name for part in no_decay) else module_decay
+            lr_factor, decay_factor = _factor(lr_factors, name), _factor(decay_factors, name)
+            lr = base_lr if lr_factor is None else base_lr * lr_factor
+            decay = module_decay if decay_factor is None else weight_decay * decay_factor
+            decay = 0.0 if any(part in name for part in no_decay) else decay
             group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
             group["params"].append(parameter)
     if not groups:
         raise InputError("the model has no trainable parameter; expected some with requires_grad=True")
     return list(groups.values())
+
+
+def _factor(factors: Mapping[str, float], name: str) -> float | None:
+    """The value of the first key that is part of a parameter's name, or None."""
+    return next((factor for part, factor in factors.items() if part in name), None)
+
+
+def _warn_of_unused(model: nn.Module, **options: Iterable[str]) -> None:
+    """Warn of parts of names, by option, that no parameter has."""
+    names = [name for name, _ in model.named_parameters()]
+    for key, part in ((key, part) for key, parts in options.items() for part in parts):
+        if not any(part in name for name in names):
+            logger.warning(f"optimizer.params.{key}: no parameter's name contains {part!r}, it has no effect")
 
 
 class WarmupParamScheduler(ParamScheduler):

@@ -53,6 +53,7 @@ class Trainer:
         self.checks_each_step = self.fabric.device.type == "cpu"
         self._pending: list[StepRecord] = []
         self._timings: list[dict[str, float]] = []
+        self._gradient_norms: list[Tensor] = []  # on the device until they are collected
 
     def train(self, checkpoint: dict[str, Any] | None = None) -> Results:
         """Run all iterations, or those after `checkpoint`; return the results of the final evaluation.
@@ -135,7 +136,10 @@ class Trainer:
         return losses.total
 
     def _update(self, iteration: int, image_ids: tuple[int, ...]) -> None:
-        """Clip the gradients, do the optimizer step, update the averaged weights."""
+        """Clip the gradients, do the optimizer step, update the averaged weights.
+
+        The gradients' norm before clipping is kept for the log.
+        """
         if self.config.clip_grad.enabled:
             clip = self.config.clip_grad.params
             norm = self.fabric.clip_gradients(
@@ -148,6 +152,8 @@ class Trainer:
             # The norm is the same on all processes.
             if self.checks_each_step and norm is not None and not torch.isfinite(norm):
                 raise NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")
+            if norm is not None:
+                self._gradient_norms.append(norm.detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -170,7 +176,10 @@ class Trainer:
         parts = self.config.accumulate
         steps = [mean_of(rows[first : first + parts]) for first in range(0, len(rows), parts)]
         rows = [{**row, **timing} for row, timing in zip(steps, self._timings, strict=True)]
-        self._pending, self._timings = [], []
+        if self._gradient_norms:  # none without clipping
+            norms = torch.stack(self._gradient_norms).tolist()
+            rows = [{**row, "grad_norm": norm} for row, norm in zip(rows, norms, strict=True)]
+        self._pending, self._timings, self._gradient_norms = [], [], []
         return rows
 
     def training_values(self, iteration: int) -> dict[str, float]:

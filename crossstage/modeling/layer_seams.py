@@ -7,15 +7,28 @@ As in `seams`, any object with the signature of a Protocol can take the part's p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from crossstage.structures import Memory, Queries
 
-State = TypeVar("State")
-"""What one refinement step hands to the next; only the step reads it."""
+
+class QueryState(Protocol):
+    """What one refinement step hands to the next: a frozen dataclass of tensors [B, ...]. A field may be None."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def content(self) -> Tensor:
+        """[B, N, C]."""
+        ...
+
+
+State = TypeVar("State", bound=QueryState)
+"""The state of one kind of step; boxes in it are read by the step alone."""
 
 
 class CellPositions(Protocol):
@@ -168,4 +181,8 @@ class RefinementStep(Protocol[State]):
 
     def boxes(self, states: Sequence[State], memory: Memory) -> Tensor:
         """The boxes of S states, normalised cxcywh with gradient: [S, B, N, 4]."""
+        ...
+
+    def noised(self, state: State, noise: Tensor, scale: float) -> State:
+        """The state with `scale` pixels times the noise [B, N, 4] added to the corners of its boxes."""
         ...

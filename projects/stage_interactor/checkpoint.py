@@ -4,7 +4,8 @@ Two tensors in them have no counterpart because the released code never uses the
 (a softmax over one number) and `iou_snyc_statistics`. They are ignored, and the log says so.
 """
 
-from crossstage.checkpoints.names import NameTable, mmdet_mixer_rules
+from crossstage.checkpoints.mmdet_names import mmdet_mixer_rules
+from crossstage.checkpoints.names import NameTable
 
 _MIXING = {
     "parameter_generator": "filters",

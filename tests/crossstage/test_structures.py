@@ -104,3 +104,15 @@ def test_splitting_cuts_the_query_axis_and_keeps_what_is_absent_absent():
     assert rest.references.equal(outputs.references[:, :, 2:])
     assert rest.states is None
     assert rest.num_stages == 3
+
+
+def test_stages_have_numbers_or_names_and_the_last_one_has_no_suffix():
+    logits, boxes = torch.rand(3, 2, 5, 7), torch.rand(3, 2, 5, 4)
+    numbered, named = StageOutputs(logits, boxes), StageOutputs(logits, boxes, names=("init", "init1", "iter6"))
+    assert [numbered.suffix(stage) for stage in range(3)] == ["_0", "_1", ""]
+    assert [named.suffix(stage) for stage in range(3)] == ["_init", "_init1", ""]
+    assert [part.names for part in named.split([2, 3])] == [named.names, named.names]
+    assert named.to("meta").names == named.names
+    for names in (("init", "init1"), ("init", "init", "iter6")):
+        with pytest.raises(ValueError, match=r"StageOutputs.names=.*; expected 3 different names, or none"):
+            StageOutputs(logits, boxes, names=names)

@@ -17,6 +17,7 @@ from tests.golden import (
     csla_kind,
     dab_detr_kind,
     deformable_detr_kind,
+    deqdet_kind,
     dino_kind,
     layers_kind,
     mixer_init_kind,
@@ -35,6 +36,9 @@ KINDS = {
     "csla": csla_kind.compare,
     "adamixer": mixer_kind.compare_adamixer,
     "stageinteractor": mixer_kind.compare_stage_interactor,
+    "deqdet": deqdet_kind.compare_deqdet,
+    "rnndet": deqdet_kind.compare_deqdet,
+    "ffndet": deqdet_kind.compare_ffndet,
     "init_stats_mixers": mixer_init_kind.compare,
     **dict.fromkeys(mixer_parts_kind.CHECKS, mixer_parts_kind.compare),
 }

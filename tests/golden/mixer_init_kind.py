@@ -1,7 +1,7 @@
 """Folder `init_stats_mixers`: what the parameters of a stage are like before training, at official sizes.
 
 Constants must agree exactly; what is drawn at random must agree in mean, deviation and bounds as far as two draws of so
-many numbers do. `deqdet.json` belongs to a detector that is not here.
+many numbers do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from crossstage.projects.adamixer.checkpoint import mmdet_adamixer_names
+from crossstage.projects.deqdet.checkpoint import mmdet_deqdet_names
 from crossstage.projects.stage_interactor.checkpoint import mmdet_stage_interactor_names
 from omegaconf import DictConfig
 from torch import Tensor
@@ -26,6 +27,7 @@ PROJECTS = Path(__file__).resolve().parents[2] / "projects"
 MODELS = {
     "adamixer": ("adamixer/configs/models/adamixer_r50.py", mmdet_adamixer_names()),
     "stageinteractor": ("stage_interactor/configs/models/stage_interactor_r50.py", mmdet_stage_interactor_names()),
+    "deqdet": ("deqdet/configs/models/deqdet_r50.py", mmdet_deqdet_names()),
 }
 
 
@@ -63,16 +65,17 @@ def _rows(path: Path, config: str, table: NameTable) -> list[Row]:
 
 
 def stage_parameters(model: DictConfig, stage: str, table: NameTable) -> dict[str, Tensor]:
-    """A stage's layer and heads, built alone, by the reference's names. stage: `stage2`, or `stage_P64` for points."""
-    kind, number = re.fullmatch(r"stage(_P)?(\d+)", stage).groups()
-    index = 0 if kind else int(number)
-    if kind:
-        model.decoder.layer.sampler.num_points = int(number)
-    parts = {
-        f"decoder.layers.{index}": model.decoder.layer,
-        f"decoder.class_heads.{index}": model.decoder.class_head,
-        f"decoder.box_heads.{index}": model.decoder.box_head,
-    }
+    """A stage's layer and heads, built alone, by the reference's names.
+
+    stage: `stage2`; or `stage_P64` and, where stages share their weights, `layer_P64` for points.
+    """
+    shared, by_points, number = re.fullmatch(r"(?:stage|(layer))(_P)?(\d+)", stage).groups()
+    index = 0 if by_points else int(number)
+    step = model.decoder.initial if shared else model.decoder
+    if by_points:
+        step.layer.sampler.num_points = int(number)
+    names = ("layer", "class_head", "box_head")
+    parts = {(f"decoder.initial.{name}" if shared else f"decoder.{name}s.{index}"): step[name] for name in names}
     return {
         table.foreign_names(f"{prefix}.{name}")[0].removeprefix(f"roi_head.bbox_head.{index}."): parameter.detach()
         for prefix, node in parts.items()

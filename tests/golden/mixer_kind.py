@@ -38,7 +38,7 @@ UNREAD = ("subbox_score_list", "iou_snyc_statistics")
 
 def compare_adamixer(folder: GoldenFolder) -> list[Row]:
     """All keys of all cases of an AdaMixer."""
-    return [row for case in folder.cases for row in _AdaMixerScene(folder, case).rows()]
+    return [row for case in folder.cases for row in AdaMixerScene(folder, case).rows()]
 
 
 def compare_stage_interactor(folder: GoldenFolder) -> list[Row]:
@@ -62,7 +62,7 @@ class UnmappedLevels(nn.Module):
         return pyramid(maps, mask)
 
 
-class _AdaMixerScene:
+class AdaMixerScene:
     """One case: model, images and objects."""
 
     config = PROJECTS / "adamixer/configs/models/adamixer_r50.py"
@@ -89,16 +89,23 @@ class _AdaMixerScene:
         hyper, node = self.hyper, LazyConfig.load(self.config).model
         node.num_classes, node.embed_dim = hyper["num_classes"], hyper["dim"]
         node.queries.source.num_queries = hyper["num_query"]
-        layer = node.decoder.layer
-        node.decoder.num_layers, layer.attention.num_heads = hyper["num_stages"], hyper["num_heads"]
-        layer.ffn.feedforward_dim = hyper["ffn"]
-        layer.sampler.update(num_groups=hyper["G"], strides=hyper["strides"])
-        layer.mixing.num_outputs = hyper["P_out"]
+        self.set_decoder(node.decoder)
         node.postprocess.update(
             num_select=hyper.get("max_per_img", hyper["num_query"]), nms_threshold=hyper.get("nms_thres") or None
         )
         self.set_interaction(node)
         return instantiate({**node, "backbone": StoredMaps(self.features), "neck": UnmappedLevels()})
+
+    def set_decoder(self, decoder: DictConfig) -> None:
+        """The sizes of the decoder."""
+        decoder.num_layers = self.hyper["num_stages"]
+        self.set_layer(decoder.layer)
+
+    def set_layer(self, layer: DictConfig) -> None:
+        """The sizes of a stage."""
+        layer.attention.num_heads, layer.ffn.feedforward_dim = self.hyper["num_heads"], self.hyper["ffn"]
+        layer.sampler.update(num_groups=self.hyper["G"], strides=self.hyper["strides"])
+        layer.mixing.num_outputs = self.hyper["P_out"]
 
     def set_interaction(self, node: DictConfig) -> None:
         """What the two detectors differ in."""
@@ -207,7 +214,7 @@ class _AdaMixerScene:
             self.check(f"det{image}.labels", found.labels)
 
 
-class _StageInteractorScene(_AdaMixerScene):
+class _StageInteractorScene(AdaMixerScene):
     """Reused filters, grouped points and cross-stage labels, and the ablations of them."""
 
     config = PROJECTS / "stage_interactor/configs/models/stage_interactor_r50.py"

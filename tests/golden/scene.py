@@ -49,7 +49,7 @@ class Scene:
         self.loss_weights = {name: float(weight) for name, weight in meta["loss_weight_dict"].items()}
         for supervision in self.model.criterion.groups.values():
             for kind in supervision.weights:
-                name = supervision.loss_name(kind, 0, num_stages=1)
+                name = supervision.loss_name(kind)
                 share = self.hyper.get("lambda_one2many", 1.0) if name.endswith("_one2many") else 1.0
                 supervision.weights[kind] = self.loss_weights.get(name, share * self.loss_weights[f"loss_{kind}"])
         self.batch = self._batch()

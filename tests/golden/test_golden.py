@@ -35,7 +35,8 @@ def perturbed_copy(name: str, to: Path, *, tensor: str, by: float) -> Path:
 
 
 def test_the_copies_cover_every_kind():
-    assert {command.kind_of(DATA / name) for name in FOLDERS} - {None} == set(command.KINDS)
+    without_copy = {"rnndet"}  # a DEQDet without steps: its calls are the first ones of the folder `deqdet`
+    assert {command.kind_of(DATA / name) for name in FOLDERS} - {None} == set(command.KINDS) - without_copy
 
 
 def test_the_copies_stay_small():

@@ -30,6 +30,7 @@ MAIN = {  # README -> the config of what it says about keys, without a name
     "projects/adamixer/README.md": "adamixer_r50_12ep",
     "projects/dab_detr/README.md": "dab_detr_r50_50ep",
     "projects/deformable_detr/README.md": "deformable_detr_r50_50ep",
+    "projects/deqdet/README.md": "deqdet_r50_12ep",
     "projects/dino/README.md": "dino_r50_4scale_12ep",
     "projects/dn_detr/README.md": "dn_detr_r50_50ep",
     "projects/h_detr/README.md": "h_detr_r50_two_stage_12ep",

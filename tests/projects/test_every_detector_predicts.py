@@ -62,6 +62,8 @@ def blind_to_padding(node: DictConfig) -> Detector:
     node = copy.deepcopy(node)
     strides, several = node.backbone.strides, isinstance(node.neck.in_channels, ListConfig)
     node.neck.in_channels = [3] * len(strides) if several else 3
+    if "kernel_size" in node.neck:
+        node.neck.kernel_size = 1
     if "attends_to_padding" in node.decoder:
         node.decoder.attends_to_padding = False
     detector = randomised(node)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crossstage.config.stages import StageNode, stage_factories
 from crossstage.layers.attention import multi_head_attention
+from crossstage.layers.boxes import cxcywh_to_xyxy
 from crossstage.layers.mlp import xavier_uniform_matrices_
 from crossstage.layers.position_vector import (
     IsotropicMoves,
@@ -139,8 +140,8 @@ class BoxState:
     Attributes:
         content: [B, N, C].
         vectors: boxes as (x, y, z, r) in pixels (`crossstage.layers.position_vector`), [B, N, 4].
-        corners: the same boxes as (x1, y1, x2, y2) in pixels, [B, N, 4]. They differ from those of the vectors only
-            after noise, which may swap them. None: the corners of the vectors.
+        corners: the same boxes as (x1, y1, x2, y2) in pixels, [B, N, 4]. They differ from those of the vectors by
+            `least_side`, and after noise, which may swap them. None: the corners of the vectors.
     """
 
     content: Tensor
@@ -186,18 +187,31 @@ def refine(
     return BoxState(content, moved), logits, bank
 
 
-def _check_references(references: Tensor) -> None:
-    """Raise ValueError for references that the mixer decoder cannot refine."""
+def first_state(queries: Queries, memory: Memory, *, least_side: float = 0.0) -> BoxState:
+    """The state before the first refinement step.
+
+    Args:
+        queries: content [B, N, C] and boxes [B, N, 4], without gradient.
+        memory: its image sizes give the boxes in pixels.
+        least_side: pixels added to the sides of the boxes before their logarithm; the corners stay those of the boxes.
+
+    Raises:
+        ValueError: if the references are points, or learned: the first step would detach them.
+    """
+    references = queries.references
     if references.shape[-1] != 4:
         raise ValueError(
-            f"Queries.references have shape {tuple(references.shape)}, but MixerDecoder refines boxes [B, N, 4]. Use a "
+            f"Queries.references have shape {tuple(references.shape)}, but this decoder refines boxes [B, N, 4]. Use a "
             "query source that gives boxes, for example BoxQueries or TwoStageQueries"
         )
     if references.requires_grad:
         raise ValueError(
-            "Queries.references require gradients, but MixerDecoder detaches boxes before each step: learned boxes "
+            "Queries.references require gradients, but this decoder detaches boxes before each step: learned boxes "
             "would never change. Use a query source whose boxes are not learned, for example BoxQueries"
         )
+    vectors = to_position_vectors(references, memory.image_sizes, least_side=least_side)
+    corners = cxcywh_to_xyxy(references) * memory.image_sizes.repeat(1, 2)[:, None] if least_side else None
+    return BoxState(queries.content, vectors, corners)
 
 
 class MixerDecoder(nn.Module):
@@ -241,9 +255,7 @@ class MixerDecoder(nn.Module):
         Raises:
             ValueError: if the references are points, or learned: the first step would detach them.
         """
-        _check_references(queries.references)
-        vectors = to_position_vectors(queries.references, memory.image_sizes, least_side=self.least_side)
-        state, bank = BoxState(queries.content, vectors), ()
+        state, bank = first_state(queries, memory, least_side=self.least_side), ()
         states, logits = [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
             state, scores, bank = refine(

@@ -27,7 +27,7 @@ class SetCriterion(nn.Module):
         self.groups = module_dict(groups)
         owner: dict[str, str] = {}
         for name, supervision in groups.items():
-            other = owner.setdefault(supervision.loss_name("class", 0, num_stages=1), name)
+            other = owner.setdefault(supervision.loss_name("class"), name)
             if other != name:
                 raise ValueError(f"groups.{name}.names={supervision.names!r} is that of {other}; losses need own names")
 

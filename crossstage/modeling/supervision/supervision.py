@@ -23,7 +23,7 @@ class Supervision(nn.Module):
         normalizer: gives the divisors of class and box losses.
         weights: of each kind of loss: "class" and the kinds of `box_loss`.
         names: how a loss is called in the log, from its kind and stage, e.g. "{loss}_dn{stage}"; `stage` is "" for the
-            last stage and "_0", "_1", ... before it.
+            last stage and "_0", "_1", ... before it, or the names that the decoder gives its stages.
         class_agnostic: every object counts as class 0, in matching and class loss (proposals of Deformable-DETR).
 
     Raises:
@@ -77,14 +77,13 @@ class Supervision(nn.Module):
             **self.box_loss(outputs.boxes, targets, assignment.box_matches, normalizer=box_count),
         }
         return {
-            self.loss_name(kind, stage, num_stages=outputs.num_stages): loss
+            self.loss_name(kind, outputs.suffix(stage)): loss
             for kind, by_stage in by_kind.items()
             for stage, loss in enumerate((self.weights[kind] * by_stage).unbind())
         }
 
-    def loss_name(self, kind: str, stage: int, *, num_stages: int) -> str:
-        """How the log calls a loss, e.g. "loss_class_dn_0"."""
-        suffix = "" if stage == num_stages - 1 else f"_{stage}"
+    def loss_name(self, kind: str, suffix: str = "") -> str:
+        """How the log calls a loss, e.g. "loss_class_dn_0". suffix: of the stage, `StageOutputs.suffix`."""
         return self.names.format(loss=f"loss_{kind}", stage=suffix)
 
 

@@ -46,6 +46,8 @@ class CascadeMixing(nn.Module):
         ValueError: if the points of a reused stage do not fit those of this stage.
     """
 
+    reuses_filters = True  # of earlier stages: a step whose weights all stages share has none
+
     def __init__(
         self,
         embed_dim: int = 256,

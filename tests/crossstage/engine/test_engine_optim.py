@@ -109,3 +109,18 @@ def test_named_parameters_have_no_decay(caplog):
     found = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in groups}
     assert found == {(1e-5, 0.0): 3, (1e-5, 1e-4): 1, (1e-4, 0.0): 5, (1e-4, 1e-4): 2}
     assert "optimizer.params.no_decay: no parameter's name contains 'elsewhere'" in caplog.text
+
+
+def test_the_first_factor_that_fits_multiplies_the_decay_of_norms_too(caplog):
+    groups = parameter_groups(
+        Parts(),
+        base_lr=1e-4,
+        weight_decay=0.01,
+        weight_decay_norm=0.0,
+        decay_factors={"norms.0": 10.0, "norms": 2.0, "head": 10.0, "elsewhere": 1.0},
+        no_decay=["head.bias"],
+    )
+    found = {group["weight_decay"]: len(group["params"]) for group in groups}
+    # backbone's norm and head.bias; backbone's conv and the bare parameter; norms.1; norms.0 and head.weight
+    assert found == {0.0: 3, 0.01: 3, 0.02: 2, 0.1: 3}
+    assert "optimizer.params.decay_factors: no parameter's name contains 'elsewhere'" in caplog.text

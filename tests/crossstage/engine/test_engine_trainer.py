@@ -20,7 +20,7 @@ def test_metrics_json_has_detectron2s_keys_and_iterations(run):
     # logged after iterations 4 and 9 and the last; evaluated after 5 (a line of its own) and at the end
     assert [row["iteration"] for row in rows] == [4, 5, 9, 11, 12]
     training = {"data_time", "eta_seconds", "iteration", "loss_bbox", "loss_class", "lr", "rank_data_time", "time"}
-    assert set(rows[0]) == training | {"total_loss", "objects"}
+    assert set(rows[0]) == training | {"total_loss", "objects", "grad_norm"}
     assert {"bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/APs", "bbox/APm", "bbox/APl", "bbox/AP-circle"} <= set(rows[1])
     assert not set(rows[1]) & training - {"iteration"} and not set(rows[4]) & training - {"iteration"}
     assert lines == [json.dumps(row, sort_keys=True) for row in rows] and "NaN" in lines[1]
@@ -46,6 +46,17 @@ def test_the_folder_of_a_run(run, capsys):
     state = read_checkpoint(folder / "model_final.pth")
     assert state["class_names"][0] == "circle" and len(state["category_ids"]) == 8 and state["iteration"] == 11
     assert "engine_standin.TinyDetector" in state["config"]
+
+
+def test_the_norm_of_the_gradient_is_that_before_clipping(run):
+    common = ("train.max_iter=1", "train.log_period=1", "train.eval_period=0")
+    norms = [
+        MetricsFile(run(name, *common, f"train.clip_grad.params.max_norm={most}") / "metrics.json").read()[0]
+        for name, most in (("tight", 1e-6), ("wide", 1e6))
+    ]
+    assert norms[0]["grad_norm"] == norms[1]["grad_norm"] > 1e-3
+    unclipped = MetricsFile(run("unclipped", *common, "train.clip_grad.enabled=False") / "metrics.json").read()[0]
+    assert "grad_norm" not in unclipped
 
 
 def test_medians_are_over_the_last_20(run):

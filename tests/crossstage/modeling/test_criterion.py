@@ -1,5 +1,7 @@
 """The criterion: detrex's names and weights, groups that do not mix, and batches of every composition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,15 @@ def test_the_names_of_dino_are_detrexs():
     assert set(losses) == names("", "_enc", "_dn", *earlier, *(f"_dn{suffix}" for suffix in earlier))
     assert len(losses) == 39
     assert all(loss.shape == () for loss in losses.values())
+
+
+def test_a_decoder_may_name_its_stages():
+    targets = PaddedTargets.of(objects_of(3, 1))
+    (_, matched, _) = three_groups(targets, stages=3)
+    named = GroupOutputs(matched.group, replace(matched.outputs, names=("init", "iter1", "iter6")))
+    numbered, losses = (criterion()([group], targets).terms for group in (matched, named))
+    assert set(losses) == names("_init", "_iter1", "")
+    assert [loss.item() for loss in losses.values()] == [loss.item() for loss in numbered.values()]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])

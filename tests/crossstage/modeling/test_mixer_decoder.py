@@ -267,7 +267,7 @@ def test_the_least_side_is_added_to_the_first_boxes(name: str):
 def test_points_and_learned_boxes_are_refused(decoder):
     queries, maps = scene()
     memory = memory_of(maps, SIZES)
-    with pytest.raises(ValueError, match=r"references have shape \(2, 7, 2\), but MixerDecoder refines boxes"):
+    with pytest.raises(ValueError, match=r"references have shape \(2, 7, 2\), but this decoder refines boxes"):
         decoder(replace(queries, references=queries.references[..., :2]), memory)
     with pytest.raises(ValueError, match="references require gradients"):
         decoder(replace(queries, references=queries.references.clone().requires_grad_()), memory)
