@@ -10,7 +10,7 @@ detrex and detectron2 are imported only when a model is built.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate, suggestion
 from crossstage.layers.focal import sigmoid_focal_loss
 from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
+from csla.detrex_requirements import ClassLoss, check_criterion, require_detrex
 from csla.detrex_stages import (
     GROUPS,
     DetrexCriterion,
@@ -34,15 +35,6 @@ from csla.detrex_stages import (
     stage_key,
 )
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
-
-INSTALL = (
-    "csla.detrex needs detrex 0.3 or newer and detectron2 0.6 or newer in this environment; their guides: "
-    "https://detrex.readthedocs.io/en/latest/tutorials/Installation.html and "
-    "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-)
-
-ClassLoss = Callable[..., Tensor]
-"""(logits [S, B, N, K], labels bool [S, B, N, K], normalizer=number) -> [S]."""
 
 _BUILDER = "csla.detrex.cross_stage_criterion"
 
@@ -108,17 +100,6 @@ def cross_stage_criterion(
     )
 
 
-def require_detrex() -> type[DetrexCriterion]:
-    """Return detrex's SetCriterion. If it is missing or too old, raise an ImportError that says what to install."""
-    try:
-        from detrex.modeling.criterion import SetCriterion
-    except ImportError as error:
-        raise ImportError(f"{INSTALL} ({error})") from error
-    if not all(hasattr(SetCriterion, name) for name in ("loss_labels", "get_loss")):
-        raise ImportError(f"{INSTALL} (this detrex is older: its SetCriterion has no loss_labels and get_loss)")
-    return SetCriterion
-
-
 class CrossStageCriterion(nn.Module):
     """A detrex criterion with cross-stage class labels. Arguments and results are those of the wrapped criterion.
 
@@ -146,7 +127,7 @@ class CrossStageCriterion(nn.Module):
         class_loss: ClassLoss | None = None,
     ) -> None:
         super().__init__()
-        _check(criterion, class_loss)
+        check_criterion(criterion, class_loss)
         self.criterion = criterion
         self.labels, self.groups = labels, tuple(groups)
         self.box_matches, self.class_loss = box_matches, class_loss
@@ -201,24 +182,6 @@ class CrossStageCriterion(nn.Module):
 def _assignment(matches: Tensor) -> Assignment:
     """The argument of a label rule, from matches int64 [S, B, N]."""
     return Assignment(QueryGroup("matching", matches.shape[-1]), matches, box_matches=matches)
-
-
-def _check(criterion: DetrexCriterion, class_loss: ClassLoss | None) -> None:
-    base, name = require_detrex(), type(criterion).__name__
-    if not isinstance(criterion, base):
-        raise TypeError(f"csla.detrex adapts criteria that derive from detrex.modeling.SetCriterion; {name} does not")
-    if class_loss is not None:
-        return
-    if criterion.loss_class_type != "focal_loss":
-        raise TypeError(
-            f"{name}.loss_class_type={criterion.loss_class_type!r}: cross-stage labels are multi-hot, and "
-            "only the sigmoid focal loss accepts these; expected 'focal_loss'"
-        )
-    if type(criterion).loss_labels is not base.loss_labels:
-        raise TypeError(
-            f"{name} has its own class loss (loss_labels), which does not accept multi-hot labels; give "
-            "criterion.class_loss=L(...)(...), called as (logits, labels, normalizer=) -> losses of the stages"
-        )
 
 
 class _Step:
