@@ -2,7 +2,7 @@
 
 A config file runs with its own `__import__` function, so that nothing global is patched. It treats imports as follows:
 
-- A relative import is resolved by its path, and the other config file is run again each time.
+- A relative import is resolved by its path; each import gets copies of the other file's values.
 - So is an absolute import of a config file, that is, of a module in a folder named `configs` without `__init__.py`.
 - Any other import is Python's own, which also finds the modules in the folder of the config.
 
@@ -12,12 +12,16 @@ Ordinary Python code can import the same files; there they are normal modules, r
 from __future__ import annotations
 
 import builtins
+import copy
 import importlib.util
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from omegaconf import Container
 
 from crossstage.config.folders import make_importable
 from crossstage.config.names import suggestion
@@ -37,8 +41,14 @@ class ConfigImportError(ConfigFileError, ImportError):
     """An import in a config file that does not work."""
 
 
-def run_config(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
+Values = dict[str, Any]
+_ALREADY_RUN: ContextVar[dict[Path, Values] | None] = ContextVar("_ALREADY_RUN", default=None)
+
+
+def run_config(file: Path, importers: tuple[Path, ...] = ()) -> Values:
     """Run a config file and return its names; dicts become DictConfigs.
+
+    A file that several files of one config import is run once; each of them gets copies that it may change.
 
     Args:
         file: the config file.
@@ -51,6 +61,19 @@ def run_config(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
         ConfigImportError: if an import in the file fails.
         ConfigFileError: for any other exception while the file is read and run.
     """
+    if (known := _ALREADY_RUN.get()) is None:
+        token = _ALREADY_RUN.set({})
+        try:
+            return run_config(file, importers)
+        finally:
+            _ALREADY_RUN.reset(token)
+    if file not in known:
+        known[file] = _run(file, importers)
+    nodes = {name: value for name, value in known[file].items() if isinstance(value, Container)}
+    return {**known[file], **copy.deepcopy(nodes)}  # in one copy, so that a node and a part of it stay one
+
+
+def _run(file: Path, importers: tuple[Path, ...]) -> Values:
     namespace: dict[str, Any] = {"__name__": f"{CONFIG_MODULE}{file.stem}", "__file__": str(file), "__doc__": None}
     namespace["__builtins__"] = {**vars(builtins), "__import__": _Importer(file, importers)}
     make_importable(file.parent)

@@ -105,6 +105,19 @@ def test_two_imports_of_one_file_are_independent_copies(tmp_path):
     assert (cfg.first.x, cfg.second.x, cfg["values"].x) == (2, 1, 1)
 
 
+def test_a_file_that_several_files_import_runs_once_a_load(tmp_path, capsys):
+    files = {
+        "a.py": "print('run')\nvalues = {'x': 1}\n",
+        "b.py": "from .a import values\nvalues.x = 2\n",
+        "c.py": "from .b import values as changed\nfrom .a import values\n",
+    }
+    file = write(tmp_path, files) / "c.py"
+    for _ in range(2):
+        cfg = LazyConfig.load(file)
+        assert (cfg.changed.x, cfg["values"].x) == (2, 1)
+    assert capsys.readouterr().out == "run\nrun\n"
+
+
 def test_no_module_is_left_behind_and_import_is_not_patched(tree):
     before, importer = set(sys.modules), __import__
     LazyConfig.load(tree / "projects/toy/configs/deep/long_24ep.py")
