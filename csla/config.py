@@ -1,7 +1,7 @@
 """`with_csla`: adds cross-stage labels to an existing detector config."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossstage.config import LazyCall as L
@@ -42,7 +42,12 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
         supervision.labels = L(CrossStageLabels)(**options)
         others = [rule for rule in supervision.adjustments if rule._target_ is not CrossStageBoxMatches]
         if localisation:
-            shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
-            others.append(L(CrossStageBoxMatches)(**shared))
+            others.append(box_matches_node(options))
         supervision.adjustments = others
     return model
+
+
+def box_matches_node(options: Mapping[str, Any]) -> Any:
+    """The node of CrossStageBoxMatches with the window and the threshold of `with_csla`'s options."""
+    shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
+    return L(CrossStageBoxMatches)(**shared)

@@ -21,6 +21,7 @@ from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate, suggestion
 from crossstage.layers.focal import sigmoid_focal_loss
 from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs
+from csla.config import box_matches_node
 from csla.detrex_requirements import ClassLoss, check_criterion, require_detrex
 from csla.detrex_stages import (
     GROUPS,
@@ -70,8 +71,7 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
         node.criterion_class = dotted_name(node["_target_"]) or node["_target_"]
         node["_target_"] = _BUILDER
     node.csla = L(CrossStageLabels)(**options)
-    shared = {name: options[name] for name in ("iou_threshold", "look_back", "look_ahead") if name in options}
-    node.csla_boxes = L(CrossStageBoxMatches)(**shared) if localisation else None
+    node.csla_boxes = box_matches_node(options) if localisation else None
     node.groups = list(groups)
     return model
 

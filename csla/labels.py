@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.layers.multi_hot import multi_hot
+from crossstage.layers.multi_hot import matched_labels, multi_hot
 from crossstage.layers.stage_overlap import stage_overlap
 
 ANY_OVERLAP = 1e-30
@@ -83,9 +83,7 @@ def labels_from_stages(keep: Tensor, matches: Tensor, labels: Tensor, *, num_cla
     Returns:
         bool [S, B, N, K].
     """
-    classes = matches.clamp(min=0)
-    classes = labels.expand(len(matches), -1, -1).gather(-1, classes) if labels.shape[1] else classes
-    return multi_hot(classes, keep, num_classes=num_classes)
+    return multi_hot(matched_labels(matches, labels), keep, num_classes=num_classes)
 
 
 def cross_stage_labels(

@@ -1,9 +1,15 @@
-"""Multi-hot class targets, built without `nonzero()`."""
+"""Class targets from matches, multi-hot ones without `nonzero()`."""
 
 import math
 
 import torch
 from torch import Tensor
+
+
+def matched_labels(matches: Tensor, labels: Tensor) -> Tensor:
+    """Class of each query's object, 0 without one. int64 [S, B, N], int64 [B, T] -> int64 [S, B, N]."""
+    index = matches.clamp(min=0)
+    return labels.expand(len(matches), -1, -1).gather(-1, index) if labels.shape[1] else index
 
 
 def multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:

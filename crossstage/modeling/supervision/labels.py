@@ -7,17 +7,10 @@ The first rule of a supervision sets `labels`; the adjustments after it may chan
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from crossstage.layers.multi_hot import multi_hot
+from crossstage.layers.multi_hot import matched_labels, multi_hot
 from crossstage.layers.stage_overlap import stage_overlap
 from crossstage.structures import Assignment, PaddedTargets, StageOutputs
-
-
-def matched_labels(matches: Tensor, labels: Tensor) -> Tensor:
-    """Class of each query's object, 0 without one. int64 [S, B, N], int64 [B, T] -> int64 [S, B, N]."""
-    index = matches.clamp(min=0)
-    return labels.expand(len(matches), -1, -1).gather(-1, index) if labels.shape[1] else index
 
 
 class OwnStageLabels:

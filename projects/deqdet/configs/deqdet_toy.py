@@ -1,4 +1,4 @@
-"""A small DEQDet on the generated dataset: it trains on two CPU cores in minutes."""
+"""A small DEQDet on the generated dataset; not trained to the end yet."""
 
 from crossstage.config import get_config
 
@@ -10,6 +10,6 @@ train = get_config("common/toy.py").train
 lr_multiplier = get_config("common/toy.py").lr_multiplier
 
 optimizer.lr = 5e-4
-optimizer.params.lr_factors = {"backbone": 4.0}  # it begins from nothing
+optimizer.params.lr_factors = {"backbone": 4.0}  # the backbone starts from random weights
 train.max_iter = 1200
 train.output_dir = "./output/deqdet_toy"

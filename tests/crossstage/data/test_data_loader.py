@@ -1,7 +1,6 @@
 """The training stream depends on dataset, total batch size and seed alone; evaluation sees each image once."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from crossstage.data.loader import TestLoader, TrainLoader, grouped_batches
 from crossstage.data.transforms import DetrAugmentation, Resize
 from crossstage.errors import InputError
 from crossstage.structures import ImageBatch
+from tests.random_numbers import draws, seed_all
 
 AUGMENTATION = DetrAugmentation(short_edges=(32, 48), max_size=80, crop_short_edges=(40, 60), crop_size=(20, 40))
 SIZES = [(40, 60), (60, 40), (40, 60), (50, 50), (60, 40), (40, 60), (40, 60)]  # four wide ones, three others
@@ -95,20 +95,12 @@ def test_the_seed_changes_what_happens_to_one_image(coco_folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_random_numbers_of_the_run_are_not_touched(dataset, workers):
-    def draw():
-        return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
-
-    def seed():
-        torch.manual_seed(3)
-        np.random.seed(3)  # noqa: NPY002
-        random.seed(3)
-
-    seed()
-    expected = draw()
-    seed()
+    seed_all()
+    expected = draws()
+    seed_all()
     take(train_loader(dataset, num_workers=workers), 3)
     list(TestLoader(dataset, transform=None, num_workers=workers))
-    assert draw() == expected
+    assert draws() == expected
 
 
 def test_processes_share_each_total_batch(dataset, processes):

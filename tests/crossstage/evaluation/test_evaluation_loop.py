@@ -11,6 +11,7 @@ from torch import nn
 
 from crossstage.evaluation import loop, metrics_table, run_evaluation
 from crossstage.structures import Detections, ImageBatch, Target
+from tests.random_numbers import draws, seed_all
 
 
 def batches(number=3):
@@ -88,17 +89,9 @@ def test_each_module_returns_to_its_own_mode_whatever_happens(error):
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been():
-    def draws():
-        return torch.rand(2).tolist(), np.random.rand(), random.random()  # noqa: NPY002
-
-    def seeded():
-        torch.manual_seed(3)
-        np.random.seed(3)  # noqa: NPY002
-        random.seed(3)
-
-    seeded()
+    seed_all()
     expected = draws()
-    seeded()
+    seed_all()
     run_evaluation(Drawing(), torch.utils.data.DataLoader(batches(), batch_size=None), Recorder())
     assert draws() == expected
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from crossstage.layers.multi_hot import matched_labels
 from crossstage.modeling.supervision.criterion import SetCriterion
-from crossstage.modeling.supervision.labels import OwnStageLabels, matched_labels
+from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.modeling.supervision.losses import SoftmaxClassLoss
 from crossstage.modeling.supervision.matching import HungarianMatcher, SoftmaxClassCost
 from crossstage.modeling.supervision.normalizers import LabelCount, ObjectCount, mean_over_ranks

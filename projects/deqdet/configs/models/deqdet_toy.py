@@ -1,4 +1,4 @@
-"""A DEQDet that trains on two CPU cores in minutes: for the generated dataset and the tests."""
+"""A small DEQDet: for the generated dataset and the tests."""
 
 from crossstage.config import get_config
 

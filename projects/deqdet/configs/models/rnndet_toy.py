@@ -1,4 +1,4 @@
-"""An RNNDet that trains on two CPU cores in minutes: for the generated dataset and the tests."""
+"""A small RNNDet: for the generated dataset and the tests."""
 
 from .deqdet_toy import model
 
