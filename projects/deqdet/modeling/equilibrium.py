@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from crossstage.projects.deqdet.modeling.noise import BranchNoise, Perturbation
-from crossstage.projects.deqdet.modeling.solver import Advance, FixedPointIteration, detached, relative_residual
+from crossstage.projects.deqdet.modeling.solver import Advance, FixedPointIteration, relative_residual
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -149,7 +149,7 @@ class EquilibriumDecoder(nn.Module):
         if self.initial is not None:
             stages.append(_initial_stage(self.initial, queries, memory))
             state = stages[0].state
-        first = detached(state)
+        first = state
         for number in range(1, self.extra_supervised + 1):
             state, logits = self.refinement(state, memory, queries.attention_mask)
             stages.append(_Stage(f"init{number}", state, logits))

@@ -53,11 +53,6 @@ def relative_residual(before: State, after: State) -> Tensor:
     return (new - old).flatten(1).norm(dim=1) / new.flatten(1).norm(dim=1)
 
 
-def detached(state: State) -> State:
-    """The state without its gradients."""
-    return per_tensor(Tensor.detach, state)
-
-
 def per_tensor(function: Callable[..., Tensor], state: State, *others: State) -> State:
     """Apply a function to corresponding tensors of states; a field that is None stays None."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
