@@ -32,11 +32,14 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "num_heads": 2,
     "num_layers": 3,  # fewer would never reuse a filter
     "num_outputs": 8,
+    "num_patterns": 5,
     "num_points": 4,
     "num_queries": 7,
     "extra_queries": 7,
     "num_select": 12,
     "copies": 3,
+    "rank": 4,
+    "width": 8,
     "temperature": 10,
 }
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
