@@ -42,6 +42,7 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "width": 8,
     "temperature": 10,
 }
+PLUGGED = ("_patterns", "_paq")  # how the names of such configs end
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 SWIN = {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 2]}
 
@@ -76,8 +77,12 @@ def _shrink(node: DictConfig | ListConfig) -> None:
 
 @cache
 def models() -> dict[str, DictConfig]:
-    """The tiny nodes of all configs, each kind once, by the name of the first config that has it. Copy to change."""
-    return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in config_files()})
+    """The tiny nodes of all configs, each kind once, by the name of the first config that has it. Copy to change.
+
+    Of the configs that plug PaQ into a host, the small ones alone: the others add the same to hosts that are there too.
+    """
+    files = [path for path in config_files() if "_toy" in path.stem or not path.stem.endswith(PLUGGED)]
+    return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in files})
 
 
 @cache
