@@ -24,6 +24,7 @@ HOSTS = {
     "dino": "dino_toy",
     "deformable_one_stage": "deformable_detr_r50_with_box_refinement_50ep",
     "deformable_two_stage": "deformable_detr_toy",
+    "dab_detr": "dab_detr_toy",
     "dn_detr": "dn_detr_toy",
     "h_detr": "h_detr_toy",
 }
