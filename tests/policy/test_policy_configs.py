@@ -1,7 +1,9 @@
 """Every config file loads, builds the pinned tensors without memory or network, and comes back from disk as it was."""
 
+import copy
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ EXPERIMENTS = [name for name in FILES if "/models/" not in name]
 
 
 def load(name: str) -> DictConfig:
+    """A copy, for which the file is run once for all tests."""
+    return copy.deepcopy(_loaded(name))
+
+
+@cache
+def _loaded(name: str) -> DictConfig:
     return LazyConfig.load(str(ROOT / name))
 
 
