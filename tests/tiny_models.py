@@ -42,7 +42,7 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "width": 8,
     "temperature": 10,
 }
-PLUGGED = ("_patterns", "_paq")  # how the names of such configs end
+PLUGGED = ("_patterns", "_quality", "_paq")  # how the names of such configs end
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 SWIN = {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 2]}
 

@@ -71,7 +71,7 @@ class PyramidDescriptor(nn.Module):
 
 
 class LevelFeatures(nn.Module):
-    """1x1 convolution, dilated 3x3 convolution that reads 0 in the padding, LayerNorm of each place's channels, ReLU."""
+    """1x1 convolution, dilated 3x3 convolution that reads 0 in the padding, LayerNorm over channels, ReLU."""
 
     def __init__(self, embed_dim: int, width: int, *, dilation: int) -> None:
         super().__init__()

@@ -25,6 +25,7 @@ from crossstage.structures import Levels, Memory
 
 CHANNELS, WIDTH, QUERIES, PATTERNS = 8, 6, 5, 4
 SHAPES = ((7, 9), (4, 5), (2, 3))  # odd sizes: the next level has half as many cells, rounded up
+TOKENS = [height * width for height, width in SHAPES]
 DESCRIPTORS = {
     "pyramid": lambda: PyramidDescriptor(CHANNELS, num_levels=3, width=WIDTH, dilations=(1, 2)),
     "mean": lambda: MeanDescriptor(CHANNELS, width=WIDTH),
@@ -111,10 +112,8 @@ def test_masked_padding_changes_no_weight(descriptor):
 def test_an_image_is_described_as_alone():
     """What batch statistics would break."""
     content, memory = pattern_content(), random_memory()
-    alone = memory_of(
-        [level[:1].mT.unflatten(2, shape) for level, shape in zip(memory.tokens.split(memory.levels.tokens, 1), SHAPES)],
-        [torch.zeros(1, *shape, dtype=torch.bool) for shape in SHAPES],
-    )
+    maps = [level.mT.unflatten(2, shape) for level, shape in zip(memory.tokens.split(TOKENS, 1), SHAPES, strict=True)]
+    alone = memory_of([level[:1] for level in maps], [torch.zeros(1, *shape, dtype=torch.bool) for shape in SHAPES])
     torch.testing.assert_close(weights_of(content, memory)[:1], weights_of(content, alone))
 
 
