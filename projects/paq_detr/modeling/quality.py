@@ -35,8 +35,8 @@ def quality_scores(boxes: Tensor, logits: Tensor, objects: PaddedTargets, *, gam
         dtype = torch.promote_types(boxes.dtype, torch.float32)
         predicted = boxes.to(dtype).movedim(-1, 0).contiguous()[:, :, :, None].unbind(0)  # four [S, B, 1, N]
         expected = objects.boxes.to(dtype)[..., None].movedim(-2, 0).unbind(0)  # four [B, T, 1]
-        confidence = columns_of_objects(logits.to(dtype), objects.labels).sigmoid_()
-        return iou_by_coordinate(predicted, expected).sub_(confidence, alpha=gamma)
+        overlap = iou_by_coordinate(predicted, expected)  # first, so that less memory is in use at once
+        return overlap.sub_(columns_of_objects(logits.to(dtype), objects.labels).sigmoid_(), alpha=gamma)
 
 
 def copies_of(

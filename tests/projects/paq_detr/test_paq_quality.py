@@ -132,9 +132,7 @@ def test_objects_get_their_counts_and_the_last_stage_is_plain(counts, transfers)
     transfers.clear()
     matches = HungarianMatcher(copies=QualityCopies())(outputs, targets)
     assert transfers == ["cpu"]  # counts travel with the costs
-    assert matched_times(matches, targets.labels.shape[1]).equal(
-        expected
-    )  # one object per query: `matches` has no room
+    assert matched_times(matches, targets.labels.shape[1]).equal(expected)
     assert matches[-1].equal(HungarianMatcher()(outputs, targets)[-1])
     assert not matches[:-1].equal(HungarianMatcher()(outputs, targets)[:-1])
 
