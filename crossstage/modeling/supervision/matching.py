@@ -173,8 +173,21 @@ class HungarianMatcher:
                         " finite: its predicted logits or boxes, or its targets, hold a NaN or an infinity"
                     )
                 times = of_stage(own_copies, stage) if copies is None else copies[stage, image, :count]
-                objects, queries = assign_queries(own, times)
+                objects, queries = self.pairs(own, times, later_stages=len(cost) - 1 - stage)
                 out[stage, image, queries] = objects
+
+    def pairs(self, cost: np.ndarray, times: int | np.ndarray, *, later_stages: int) -> tuple[np.ndarray, np.ndarray]:
+        """Solve one image at one stage; a matcher of another kind may decide otherwise.
+
+        Args:
+            cost: finite costs, [T, N].
+            times: how many queries each object is to get, one number or [T].
+            later_stages: number of stages after this one.
+
+        Returns:
+            Indices of objects, and of their queries, each [number of pairs].
+        """
+        return assign_queries(cost, times)
 
 
 def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, StageOutputs, PaddedTargets]]:

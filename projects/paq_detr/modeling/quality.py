@@ -106,7 +106,11 @@ class QualityCopies:
 
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
         """int64 [S, B, T]; 0 for padded objects."""
-        early = max(0, outputs.num_stages - self.plain_last_stages)
+        early = self.early_stages(outputs.num_stages)
         scores = quality_scores(outputs.boxes[:early], outputs.logits[:early], targets, gamma=self.gamma)
         counts = copies_of(scores, targets.valid, k=self.k, minimum=self.minimum, scale=self.scale, share=self.share)
         return torch.cat([counts, targets.valid.to(counts.dtype).expand(outputs.num_stages - early, -1, -1)])
+
+    def early_stages(self, stages: int) -> int:
+        """How many of so many stages are not plain."""
+        return max(0, stages - self.plain_last_stages)
