@@ -1,53 +1,19 @@
 """What the branches' gradients are: those of a fixed point, cheap in memory, and the same when computed again."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import torch
 from crossstage.projects.deqdet.modeling.equilibrium import EquilibriumDecoder
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossstage.modeling.detector import Detector
 from crossstage.modeling.encoders.tokens import unpadded_memory
-from crossstage.structures import Levels, Memory, Queries, QueryGroup
+from crossstage.structures import Levels, Queries, QueryGroup
+from tests.projects.deqdet.contraction import WIDTH, Contraction
 from tests.projects.deqdet.small import detector_of
 from tests.random_scenes import image_batch
 from tests.tiny_models import decoder_inputs
-
-WIDTH = 12
-
-
-@dataclass(frozen=True)
-class Content:
-    """A state without boxes."""
-
-    content: Tensor
-
-
-class Contraction(nn.Module):
-    """A step whose fixed point and gradient are known: y -> tanh(W y + b), with |W| = 0.15."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.15 * torch.linalg.qr(torch.randn(WIDTH, WIDTH, dtype=torch.float64))[0])
-        self.bias = nn.Parameter(torch.randn(WIDTH, dtype=torch.float64))
-
-    def start(self, queries: Queries, memory: Memory) -> Content:
-        return Content(queries.content)
-
-    def forward(self, state: Content, memory: Memory, attention_mask: Tensor | None = None) -> tuple[Content, Tensor]:
-        content = (state.content @ self.weight.T + self.bias).tanh()
-        return Content(content), content[..., :3]
-
-    def boxes(self, states: list[Content], memory: Memory) -> Tensor:
-        return torch.stack([state.content[..., :4] for state in states])
-
-    def implicit_gradient(self, point: Tensor, direction: Tensor) -> Tensor:
-        """The gradient of <direction, y*> by the bias, from the implicit function theorem; y*, direction: [WIDTH]."""
-        slopes = 1 - (self.weight @ point + self.bias).tanh() ** 2
-        jacobian = slopes[:, None] * self.weight
-        return slopes * torch.linalg.solve((torch.eye(WIDTH, dtype=torch.float64) - jacobian).T, direction)
 
 
 def bias_gradient(step: Contraction, gradient_steps: int, direction: Tensor) -> tuple[Tensor, Tensor]:
