@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from crossstage.errors import InputError
 
@@ -29,6 +30,16 @@ def add_config_file(parser: argparse.ArgumentParser) -> None:
     """Add --config-file, which every command that builds a model has."""
     says = "a config: its short name (crossstage configs list), a .py file, or a run's config.yaml"
     parser.add_argument("--config-file", required=True, metavar="F", help=says)
+
+
+def without_overrides(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the values of a flag that takes files: a key=value is an override, unless it is the name of a file.
+
+    Returns:
+        The files, and the overrides.
+    """
+    overrides = [text for text in texts if "=" in text and not os.path.exists(text) and not glob.glob(text)]
+    return [text for text in texts if text not in overrides], overrides
 
 
 def exit_status(work: Callable[[], object]) -> int:

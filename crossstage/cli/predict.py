@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import glob
-import os
 from collections.abc import Sequence
 
-from crossstage.cli.command_line import add_config_file, exit_status, new_parser
+from crossstage.cli.command_line import add_config_file, exit_status, new_parser, without_overrides
 
 EXAMPLES = """examples:
   %(prog)s --config-file dino_toy --weights output/model_final.pth \\
@@ -44,7 +42,6 @@ def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args(arguments)
-    overrides = [text for text in args.input if "=" in text and not os.path.exists(text) and not glob.glob(text)]
-    args.input = [text for text in args.input if text not in overrides]
+    args.input, overrides = without_overrides(args.input)
     args.opts = [*args.opts, *overrides]
     return args

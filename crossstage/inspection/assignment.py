@@ -1,0 +1,216 @@
+"""Who is taught what, drawn on the picture: `crossstage inspect assignment` (StageInteractor, Figure 2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle as Patch
+from torch import Tensor
+
+from crossstage.inspection.figures import COLOURS, PAGE, paper_figure, show_picture, write_numbers
+from crossstage.inspection.pictures import corners_in, picture_of
+from crossstage.layers.stage_overlap import stage_overlap
+from crossstage.structures import Assignment, ImageBatch, PaddedTargets, StageOutputs
+from crossstage.visualize import class_name
+
+MATCH, COPY, OTHER_STAGE, OTHER = "own match", "copy", "other stage (CSLA)", "other rule"
+ORIGINS = {MATCH: COLOURS[2], COPY: COLOURS[4], OTHER_STAGE: COLOURS[1], OTHER: COLOURS[3]}
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A class target above 0.
+
+    Attributes:
+        stage: index of the stage.
+        query: index of the query.
+        label: class index.
+        value: the target, in (0, 1].
+        object: index of the object that it comes from, or -1 if no stage of the query matched one of this class.
+        overlap: IoU of the query's box at this stage with the object; 0 without an object.
+        origin: how the query got it. "own match": its match at this stage; where an object has several queries at
+            this stage, the one that overlaps it most. "copy": another query of such an object. "other stage (CSLA)":
+            the match of another stage. "other rule": neither.
+    """
+
+    stage: int
+    query: int
+    label: int
+    value: float
+    object: int
+    overlap: float
+    origin: str
+
+
+def positives_of(
+    outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment, *, image: int
+) -> list[Positive]:
+    """All class targets above 0 of one image, by stage and query: as many as `(labels[:, image] > 0).sum()`.
+
+    Args:
+        outputs: the predictions.
+        targets: the objects as the query group sees them.
+        assignment: after the label rules.
+        image: index in the batch.
+
+    Returns:
+        The targets, each with the object that it comes from and how.
+    """
+    assert assignment.labels is not None  # the rules have set them
+    boxes, objects = outputs.boxes[:, image, None].detach(), targets.boxes[image, None].to(outputs.boxes.dtype)
+    matches = assignment.matches[:, image].cpu()
+    overlap = stage_overlap(boxes, assignment.matches[:, image, None], objects)[:, :, 0].cpu()  # [S (i), S (j), N]
+    sources = _sources(assignment, image, len(matches))
+    classes = targets.labels[image].cpu()
+    labels = assignment.labels[:, image].float().cpu()
+    return [
+        _positive(stage, query, label, float(labels[stage, query, label]), matches, overlap, sources, classes)
+        for stage, query, label in (labels > 0).nonzero().tolist()
+    ]
+
+
+def _positive(
+    stage: int,
+    query: int,
+    label: int,
+    value: float,
+    matches: Tensor,
+    overlap: Tensor,
+    sources: Tensor,
+    classes: Tensor,
+) -> Positive:
+    """One class target with its origin.
+
+    Args:
+        stage: index of the stage.
+        query: index of the query.
+        label: class index.
+        value: the target.
+        matches: int64 [S, N].
+        overlap: IoU of the box of stage i with the object of stage j, [S (i), S (j), N].
+        sources: bool [S (i), S (j), N], the stages that give labels.
+        classes: int64 [T], of the objects.
+    """
+    giving = [
+        other
+        for other in sources[stage, :, query].nonzero().flatten().tolist()
+        if matches[other, query] >= 0 and int(classes[matches[other, query]]) == label
+    ]
+    if not giving:
+        return Positive(stage, query, label, value, -1, 0.0, OTHER)
+    source = stage if stage in giving else max(giving, key=lambda other: float(overlap[stage, other, query]))
+    found = int(matches[source, query])
+    origin = OTHER_STAGE
+    if source == stage:
+        rivals = overlap[stage, stage].masked_fill(matches[stage] != found, -1)
+        origin = MATCH if int(rivals.argmax()) == query else COPY
+    return Positive(stage, query, label, value, found, float(overlap[stage, source, query]), origin)
+
+
+def _sources(assignment: Assignment, image: int, stages: int) -> Tensor:
+    """bool [S (i), S (j), N]: the stages from which each stage takes labels."""
+    if assignment.label_stages is not None:
+        return assignment.label_stages[:, :, image].cpu()
+    own = torch.eye(stages, dtype=torch.bool)[:, :, None]
+    return own.expand(-1, -1, assignment.matches.shape[-1])
+
+
+def draw_assignment(
+    batch: ImageBatch,
+    outputs: StageOutputs,
+    positives: Sequence[Positive],
+    targets: PaddedTargets,
+    stem: Path,
+    *,
+    numbers: Sequence[int],
+    class_names: Sequence[str],
+) -> int:
+    """Draw the first image of a batch: its objects on the left, then one column per stage.
+
+    A box is dashed unless it is the query's own match, and has the number of its object and their IoU.
+
+    Args:
+        batch: the images.
+        outputs: the predictions.
+        positives: what is drawn, from `positives_of`.
+        targets: the objects.
+        stem: of the files to write.
+        numbers: the stages that are drawn, by their index.
+        class_names: by class index.
+
+    Returns:
+        How many boxes are drawn.
+    """
+    picture = picture_of(batch, 0)
+    columns = len(numbers) + 1
+    height = PAGE / columns * picture.height / picture.width + 0.55
+    drawn = 0
+    with paper_figure(stem, columns=columns, width=PAGE, height=height) as grid:
+        for axes in grid[0]:
+            show_picture(axes, picture)
+        boxes = targets.boxes[0, : targets.counts[0]]
+        for index, corners in enumerate(corners_in(picture, boxes)):
+            _frame(grid[0, 0], corners, COLOURS[5], text=f"{index}")
+        grid[0, 0].set_title("objects")
+        for axes, stage in zip(grid[0, 1:], numbers, strict=True):
+            own = [positive for positive in positives if positive.stage == stage]
+            corners = corners_in(picture, outputs.boxes[stage, 0, [positive.query for positive in own]])
+            for positive, box in zip(own, corners, strict=True):
+                text = f"{positive.object} {positive.overlap:.2f}".replace("0.", ".")
+                _frame(axes, box, ORIGINS[positive.origin], text=text, dashed=positive.origin != MATCH)
+                drawn += 1
+            axes.set_title(f"stage {stage + 1}: {len(own)}")
+        _legend(grid[0, 0].figure, positives, targets, class_names)
+    return drawn
+
+
+def write_assignment(
+    batch: ImageBatch,
+    outputs: StageOutputs,
+    targets: PaddedTargets,
+    assignment: Assignment,
+    stem: Path,
+    *,
+    numbers: Sequence[int],
+    class_names: Sequence[str],
+) -> dict[str, int]:
+    """Draw the first image of a batch and write its class targets as JSON; returns how many there are by origin."""
+    found = positives_of(outputs, targets, assignment, image=0)
+    shown = [positive for positive in found if positive.stage in numbers]
+    draw_assignment(batch, outputs, shown, targets, stem, numbers=numbers, class_names=class_names)
+    record = {
+        "image_id": batch.image_ids[0],
+        "objects": [class_name(label, class_names) for label in targets.labels[0, : targets.counts[0]].tolist()],
+        "positives": [asdict(positive) for positive in shown],
+    }
+    write_numbers(stem.with_suffix(".json"), record)
+    return dict(Counter(positive.origin for positive in shown))
+
+
+def _frame(axes: Any, corners: Sequence[float], colour: str, *, text: str, dashed: bool = False) -> None:
+    x0, y0, x1, y1 = corners
+    style = (0, (3, 1.5)) if dashed else "solid"
+    axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=2.2))
+    axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2, linestyle=style))
+    axes.annotate(
+        text, (max(x0, 0), max(y0, 0)), xytext=(1, -1), textcoords="offset points", va="top", color="white",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8}, annotation_clip=True,
+    )  # fmt: skip
+
+
+def _legend(figure: Any, positives: Sequence[Positive], targets: PaddedTargets, class_names: Sequence[str]) -> None:
+    used = [origin for origin in ORIGINS if any(positive.origin == origin for positive in positives)]
+    lines = [
+        Line2D([], [], color=ORIGINS[origin], linestyle="solid" if origin == MATCH else (0, (3, 1.5)), label=origin)
+        for origin in used
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(used)))
+    objects = targets.labels[0, : targets.counts[0]].tolist()
+    names = ", ".join(f"{index} {class_name(label, class_names)}" for index, label in enumerate(objects))
+    figure.suptitle(names if len(names) < 110 else names[:107] + "...", fontsize=8, wrap=True)

@@ -1,0 +1,290 @@
+"""What the iteration of a decoder does, step by step: `crossstage inspect refinement`.
+
+One pass over the data scores every step. For a decoder that repeats one step, step 0 is the prediction before the first
+application; for others a step is a stage, counted from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crossstage.engine.metrics import MetricsFile
+from crossstage.errors import InputError
+from crossstage.evaluation.coco import CocoEvaluator
+from crossstage.files import replacing
+from crossstage.inspection.figures import paper_figure, write_numbers
+from crossstage.inspection.pictures import corners_in, picture_of
+from crossstage.inspection.stages import EveryStage, every_stage, one_stage, trained_steps
+from crossstage.modeling.detector import Detector
+from crossstage.structures import ImageBatch, StageOutputs
+from crossstage.visualize import Box, class_name, contact_sheet, draw_boxes, with_caption
+
+PAPER = {  # DEQDet, Table 2, by config: (applications = NF - 1, AP, AP50) of one training
+    "deqdet_r50_12ep": [(5, 44.3, 63.0), (7, 44.9, 63.6), (15, 45.2, 63.9), (24, 45.3, 64.0)],
+    "deqdet_r50_64points_12ep": [(5, 45.7, 64.3), (24, 46.0, 64.8)],
+}
+DRAWN_QUERIES, LEAST_SCORE = 10, 0.3
+FRAME_MILLISECONDS = 400
+QUANTILES = (0.05, 0.5, 0.95)
+SCORES = ("AP", "AP50")
+
+Numbers = dict[str, Any]
+
+
+@dataclass
+class StepScores:
+    """What one pass over the data finds of each step.
+
+    Attributes:
+        make_evaluator: makes the evaluator of one step; None: no annotations, and so no AP.
+        numbers: the number of each step.
+        evaluators: one per step.
+        absolute: norms of the change of the contents of each image, per batch [S - 1, B].
+        relative: the same, divided by the norm of the contents after the step.
+    """
+
+    make_evaluator: Callable[[], CocoEvaluator] | None
+    numbers: list[int] = field(default_factory=list)
+    evaluators: list[CocoEvaluator] = field(default_factory=list)
+    absolute: list[Tensor] = field(default_factory=list)
+    relative: list[Tensor] = field(default_factory=list)
+
+    def add(self, model: Detector, batch: ImageBatch, found: EveryStage) -> None:
+        """Score every step for the images of a batch."""
+        self.numbers = found.numbers
+        if self.make_evaluator is not None and not self.evaluators:
+            self.evaluators = [self.make_evaluator() for _ in self.numbers]
+        for stage, evaluator in enumerate(self.evaluators):
+            evaluator.process(batch, model.postprocess(one_stage(found.outputs, stage), batch))
+        if found.outputs.states is not None:
+            absolute, relative = residuals(found.outputs.states)
+            self.absolute.append(absolute.cpu())
+            self.relative.append(relative.cpu())
+
+
+def residuals(states: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each step moves the contents of an image.
+
+    Args:
+        states: [S, B, N, C].
+
+    Returns:
+        The norm of the change over queries and channels, and the same divided by the norm after the step, two
+        [S - 1, B] of at least float32.
+    """
+    states = states.to(torch.promote_types(states.dtype, torch.float32)).flatten(2)
+    absolute = (states[1:] - states[:-1]).norm(dim=-1)
+    return absolute, absolute / states[1:].norm(dim=-1)
+
+
+def look_at_refinement(
+    model: Detector,
+    batches: Iterable[ImageBatch],
+    *,
+    device: torch.device,
+    steps: int | None,
+    make_evaluator: Callable[[], CocoEvaluator] | None,
+) -> tuple[StepScores, tuple[ImageBatch, StageOutputs]]:
+    """Run a model once over the data and score every step.
+
+    Args:
+        model: in evaluation mode.
+        batches: the images.
+        device: of the model.
+        steps: applications; see `every_stage`.
+        make_evaluator: see `StepScores`.
+
+    Returns:
+        The scores, and the first batch with its predictions, for pictures.
+
+    Raises:
+        InputError: without any image.
+    """
+    scores, first = StepScores(make_evaluator), None
+    for batch in batches:
+        batch = batch.to(device)
+        found = every_stage(model, batch, steps=steps)
+        scores.add(model, batch, found)
+        if first is None:
+            first = batch, found.outputs
+    if first is None:
+        raise InputError("there is no image to look at")
+    return scores, first
+
+
+def write_residuals(scores: StepScores, folder: Path, *, trained: int | None) -> Numbers | None:
+    """Draw residuals.png and write residuals.json: median and 90 % band over the images; None without states."""
+    if not scores.relative:
+        return None
+    kinds = {"relative": torch.cat(scores.relative, dim=1), "absolute": torch.cat(scores.absolute, dim=1)}
+    bands = {name: dict(zip(("low", "median", "high"), _bands(values), strict=True)) for name, values in kinds.items()}
+    steps = scores.numbers[1:]
+    numbers = {"steps": steps, "trained_steps": trained, "images": kinds["relative"].shape[1], **bands}
+    write_numbers(folder / "residuals.json", numbers)
+    with paper_figure(folder / "residuals", columns=2, width=5.0) as grid:
+        for axes, (name, band) in zip(grid[0], bands.items(), strict=True):
+            axes.fill_between(steps, band["low"], band["high"], alpha=0.25, linewidth=0)
+            axes.plot(steps, band["median"])
+            _mark_trained(axes, trained)
+            axes.set(xlabel=_axis(trained), ylabel=f"{name} change of content", yscale="log")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    return numbers
+
+
+def write_scores(scores: StepScores, folder: Path, *, trained: int | None, config: str) -> Numbers | None:
+    """Draw ap_by_steps.png and write ap_by_steps.json.
+
+    Args:
+        scores: of all images.
+        folder: for the files.
+        trained: applications in training, which the figure marks, or None.
+        config: short name of the config; where the paper has figures for it, they are drawn too.
+
+    Returns:
+        The numbers, or None if the images have no annotations.
+    """
+    if not scores.evaluators:
+        return None
+    evaluators, by_step = list(scores.evaluators), []
+    scores.evaluators.clear()
+    while evaluators:  # each reads the annotations and keeps them: none is kept longer than needed
+        by_step.append(evaluators.pop(0).evaluate()["bbox"])
+    curves = {name: [result[name] for result in by_step] for name in SCORES}
+    paper = PAPER.get(config, [])
+    published = [{"steps": steps, "AP": ap, "AP50": ap50} for steps, ap, ap50 in paper]
+    numbers = {"steps": scores.numbers, "trained_steps": trained, **curves, "paper": published}
+    write_numbers(folder / "ap_by_steps.json", numbers)
+    with paper_figure(folder / "ap_by_steps") as grid:
+        axes = grid[0, 0]
+        for name in SCORES:
+            (line,) = axes.plot(scores.numbers, curves[name], marker="o", label=name)
+            if published:
+                points = [(row["steps"], row[name]) for row in published]
+                label = f"{name}, paper"
+                axes.plot(*zip(*points, strict=True), "x", color=line.get_color(), markersize=5, label=label)
+        _mark_trained(axes, trained)
+        axes.set(xlabel=_axis(trained), ylabel="percent")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="lower right")
+    return numbers
+
+
+def write_gradient_norms(files: Sequence[Path], folder: Path) -> Numbers:
+    """Draw grad_norm.png, the norm of the gradients before clipping against the iteration (DEQDet, Figure 4).
+
+    Args:
+        files: the metrics.json of one or more runs; a run is called by its folder.
+        folder: for the files.
+
+    Returns:
+        The numbers by run.
+
+    Raises:
+        InputError: if a file has no gradient norms.
+    """
+    runs: Numbers = {}
+    for file in files:
+        rows = [row for row in MetricsFile(file).read() if "grad_norm" in row]
+        if not rows:
+            raise InputError(f"--metrics {file}: has no grad_norm; expected the metrics.json of a run of crossstage train")
+        name = file.resolve().parent.name
+        name = name if name not in runs else str(file)
+        runs[name] = {"iteration": [row["iteration"] for row in rows], "grad_norm": [row["grad_norm"] for row in rows]}
+    write_numbers(folder / "grad_norm.json", runs)
+    with paper_figure(folder / "grad_norm") as grid:
+        axes = grid[0, 0]
+        for name, run in runs.items():
+            axes.plot(run["iteration"], run["grad_norm"], linewidth=0.8, label=name)
+        axes.set(xlabel="iteration", ylabel="gradient norm before clipping", yscale="log")
+        axes.legend()
+    return runs
+
+
+def write_boxes_over_steps(
+    batch: ImageBatch, outputs: StageOutputs, numbers: Sequence[int], names: Sequence[str], folder: Path
+) -> int:
+    """Write refinement.gif and refinement_sheet.png: the boxes of the first image's best queries at every step.
+
+    The same queries are drawn at every step, in the colour of their class at the last one: the best ten of those with
+    a score of at least 0.3 there, or the best one.
+
+    Args:
+        batch: the images.
+        outputs: the predictions of every step.
+        numbers: the number of each step.
+        names: class names.
+        folder: for the files.
+
+    Returns:
+        The number of queries that are drawn.
+    """
+    best, labels = outputs.logits[-1, 0].sigmoid().max(-1)
+    order = best.argsort(descending=True)[:DRAWN_QUERIES]
+    chosen = order[best[order] >= LEAST_SCORE] if bool(best.max() >= LEAST_SCORE) else order[:1]
+    image, frames = picture_of(batch, 0), []
+    for stage, number in enumerate(numbers):
+        scores = outputs.logits[stage, 0, chosen, labels[chosen]].sigmoid().tolist()
+        corners = corners_in(image, outputs.boxes[stage, 0, chosen])
+        rows = zip(corners, labels[chosen].tolist(), scores, strict=True)
+        boxes = [Box(box, label, f"{class_name(label, names)} {score:.0%}") for box, label, score in rows]
+        frames.append(with_caption(draw_boxes(image, boxes[::-1]), f"step {number}"))
+    save_animation(frames, folder / "refinement.gif")
+    with replacing(folder / "refinement_sheet.png") as temporary:
+        contact_sheet(frames).save(temporary, format="PNG")
+    return len(chosen)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
+    """Write pictures of one size as a GIF that repeats; the last one stays longer."""
+    times = [FRAME_MILLISECONDS] * (len(frames) - 1) + [4 * FRAME_MILLISECONDS]
+    with replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+
+
+def refinement_of(
+    model: Detector,
+    batches: Iterable[ImageBatch],
+    folder: Path,
+    *,
+    device: torch.device,
+    steps: int | None,
+    make_evaluator: Callable[[], CocoEvaluator] | None,
+    class_names: Sequence[str],
+    config: str = "",
+) -> Mapping[str, Numbers | None]:
+    """Do everything of `crossstage inspect refinement` but the gradient norms; returns the numbers of each figure."""
+    scores, (batch, outputs) = look_at_refinement(
+        model, batches, device=device, steps=steps, make_evaluator=make_evaluator
+    )
+    trained = trained_steps(model)
+    write_boxes_over_steps(batch, outputs, scores.numbers, class_names, folder)
+    return {
+        "residuals": write_residuals(scores, folder, trained=trained),
+        "ap_by_steps": write_scores(scores, folder, trained=trained, config=config),
+    }
+
+
+def _bands(values: Tensor) -> Tensor:
+    """Quantiles over the images: [S - 1, I] -> [3, S - 1]."""
+    return values.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64), dim=1)
+
+
+def _axis(trained: int | None) -> str:
+    return "stage" if trained is None else "applications of the step"
+
+
+def _mark_trained(axes: Any, trained: int | None) -> None:
+    if trained is not None:
+        axes.axvline(trained, color="grey", linestyle="--", linewidth=0.8)
+        axes.annotate(
+            f"T = {trained}", (trained, 1), xycoords=("data", "axes fraction"), xytext=(2, -1),
+            textcoords="offset points", va="top", color="grey",
+        )  # fmt: skip
