@@ -32,14 +32,21 @@ def add_config_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", required=True, metavar="F", help=says)
 
 
-def without_overrides(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the values of a flag that takes files: a key=value is an override, unless it is the name of a file.
+def without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides out of a command line, so that they may follow a flag with several values.
+
+    A key=value is an override, unless it is the name of a file or the first value of a flag.
 
     Returns:
-        The files, and the overrides.
+        The other arguments, and the overrides.
     """
-    overrides = [text for text in texts if "=" in text and not os.path.exists(text) and not glob.glob(text)]
-    return [text for text in texts if text not in overrides], overrides
+    others: list[str] = []
+    overrides: list[str] = []
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        is_value = text.startswith("-") or before.startswith("--")
+        is_override = "=" in text and not is_value and not os.path.exists(text) and not glob.glob(text)
+        (overrides if is_override else others).append(text)
+    return others, overrides
 
 
 def exit_status(work: Callable[[], object]) -> int:

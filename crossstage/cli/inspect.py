@@ -118,7 +118,7 @@ def parse(tool: str, arguments: Sequence[str], *, prog: str) -> argparse.Namespa
     if tool == "points":
         add("--queries", type=int, nargs="+", default=[], metavar="Q", help="indices of queries (default: the best 3)")
     add("opts", nargs="*", metavar="key=value", help="changes to the config")
-    args = parser.parse_intermixed_args(list(arguments))
-    args.images, overrides = without_overrides(args.images)
+    given, overrides = without_overrides(arguments)
+    args = parser.parse_intermixed_args(given)
     args.opts = [*args.opts, *overrides]
     return args

@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle as Patch
 from torch import Tensor
 
-from crossstage.inspection.figures import COLOURS, PAGE, paper_figure, show_picture, write_numbers
+from crossstage.inspection.figures import COLOURS, PAGE, POINTS, paper_figure, show_picture, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
 from crossstage.layers.stage_overlap import stage_overlap
 from crossstage.structures import Assignment, ImageBatch, PaddedTargets, StageOutputs
-from crossstage.visualize import class_name
+from crossstage.visualize import Rectangle, class_name, place_tag
 
 MATCH, COPY, OTHER_STAGE, OTHER = "own match", "copy", "other stage (CSLA)", "other rule"
 ORIGINS = {MATCH: COLOURS[2], COPY: COLOURS[4], OTHER_STAGE: COLOURS[1], OTHER: COLOURS[3]}
@@ -154,17 +154,16 @@ def draw_assignment(
     with paper_figure(stem, columns=columns, width=PAGE, height=height) as grid:
         for axes in grid[0]:
             show_picture(axes, picture)
-        boxes = targets.boxes[0, : targets.counts[0]]
-        for index, corners in enumerate(corners_in(picture, boxes)):
-            _frame(grid[0, 0], corners, COLOURS[5], text=f"{index}")
+        letter = POINTS * picture.width * columns / (72 * PAGE)  # pixels of the picture, a little more than drawn
+        boxes = corners_in(picture, targets.boxes[0, : targets.counts[0]])
+        _frames(grid[0, 0], boxes, [f"{index}" for index in range(len(boxes))], [COLOURS[5]] * len(boxes), letter)
         grid[0, 0].set_title("objects")
         for axes, stage in zip(grid[0, 1:], numbers, strict=True):
             own = [positive for positive in positives if positive.stage == stage]
+            own.sort(key=_is_match)  # on top
             corners = corners_in(picture, outputs.boxes[stage, 0, [positive.query for positive in own]])
-            for positive, box in zip(own, corners, strict=True):
-                text = f"{positive.object} {positive.overlap:.2f}".replace("0.", ".")
-                _frame(axes, box, ORIGINS[positive.origin], text=text, dashed=positive.origin != MATCH)
-                drawn += 1
+            texts = [f"{positive.object} {positive.overlap:.2f}".replace("0.", ".") for positive in own]
+            drawn += _frames(axes, corners, texts, [ORIGINS[positive.origin] for positive in own], letter)
             axes.set_title(f"stage {stage + 1}: {len(own)}")
         _legend(grid[0, 0].figure, positives, targets, class_names)
     return drawn
@@ -193,15 +192,26 @@ def write_assignment(
     return dict(Counter(positive.origin for positive in shown))
 
 
-def _frame(axes: Any, corners: Sequence[float], colour: str, *, text: str, dashed: bool = False) -> None:
-    x0, y0, x1, y1 = corners
-    style = (0, (3, 1.5)) if dashed else "solid"
-    axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=2.2))
-    axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2, linestyle=style))
-    axes.annotate(
-        text, (max(x0, 0), max(y0, 0)), xytext=(1, -1), textcoords="offset points", va="top", color="white",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8}, annotation_clip=True,
-    )  # fmt: skip
+def _frames(
+    axes: Any, boxes: Sequence[Rectangle], texts: Sequence[str], colours: Sequence[str], letter: float
+) -> int:
+    """Draw boxes with their tags, the last one on top, and return how many. letter: height of a letter in pixels."""
+    size = (round(axes.get_xlim()[1]), round(axes.get_ylim()[0]))
+    taken: list[Rectangle] = []
+    for (x0, y0, x1, y1), text, colour in zip(boxes, texts, colours, strict=True):
+        style: Any = "solid" if colour != ORIGINS[OTHER_STAGE] and colour != ORIGINS[COPY] else (0, (3, 1.5))
+        axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=2.2))
+        axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2, linestyle=style))
+    for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
+        taken.append(place_tag((letter * (0.6 * len(text) + 0.3), 1.15 * letter), box, size, taken))
+        left, top, right, bottom = taken[-1]
+        axes.add_patch(Patch((left, top), right - left, bottom - top, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=3))
+        axes.text((left + right) / 2, (top + bottom) / 2, text, color="white", ha="center", va="center_baseline", zorder=4)
+    return len(boxes)
+
+
+def _is_match(positive: Positive) -> bool:
+    return positive.origin == MATCH
 
 
 def _legend(figure: Any, positives: Sequence[Positive], targets: PaddedTargets, class_names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from crossstage.errors import InputError
-from crossstage.inspection.figures import COLOURS, PAGE, bare, paper_figure, write_numbers
+from crossstage.inspection.figures import COLOURS, COLUMN, PAGE, bare, paper_figure, write_numbers
 from crossstage.inspection.stages import assigned, every_stage
 from crossstage.modeling.detector import Detector
 from crossstage.structures import ImageBatch, PaddedTargets
@@ -160,7 +160,10 @@ def write_features(
         name: {**numbers[name], "points": points[name], "labels": states.labels} for name, states in chosen.items()
     }
     write_numbers(folder / "features.json", drawn)
-    with paper_figure(folder / "features", columns=len(chosen), width=PAGE, height=PAGE / len(chosen) + 0.8) as grid:
+    width = COLUMN if len(chosen) == 1 else PAGE
+    in_row = max(1, int(width / 0.95))
+    height = width / len(chosen) + 0.4 + 0.17 * -(-len(labels) // in_row)
+    with paper_figure(folder / "features", columns=len(chosen), width=width, height=height) as grid:
         for axes, (name, states) in zip(grid[0], chosen.items(), strict=True):
             for index, label in enumerate(labels):
                 x, y = points[name][states.labels == label].T
@@ -172,5 +175,5 @@ def write_features(
             title = f"silhouette {numbers[name]['silhouette']:.2f}, linear probe {numbers[name]['linear_probe']:.0%}"
             axes.set_title(f"{name}\n{title}")
         handles, texts = grid[0, 0].get_legend_handles_labels()
-        grid[0, 0].figure.legend(handles, texts, loc="outside lower center", ncols=min(7, len(texts)), markerscale=2)
+        grid[0, 0].figure.legend(handles, texts, loc="outside lower center", ncols=min(in_row, len(texts)), markerscale=2, handletextpad=0)
     return numbers

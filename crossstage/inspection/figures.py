@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ def paper_figure(
         for suffix, options in ((".png", {"dpi": 300}), (".pdf", {})):
             with replacing(stem.with_suffix(suffix)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], **options)
+
+
+def spread_out(axes: Any, values: Iterable[float]) -> None:
+    """Make the vertical axis logarithmic where positive values differ by more than a factor of ten, else from 0."""
+    positive = [float(value) for value in values if value > 0]
+    if positive and max(positive) > 10 * min(positive):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def show_picture(axes: Any, picture: Image.Image) -> None:

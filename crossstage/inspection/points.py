@@ -18,6 +18,7 @@ from crossstage.inspection.figures import COLOURS, PAGE, paper_figure, show_pict
 from crossstage.inspection.pictures import corners_in, picture_of
 from crossstage.layers.sampling import level_weights
 from crossstage.structures import ImageBatch, Levels, Memory, StageOutputs
+from crossstage.visualize import Rectangle
 
 
 @runtime_checkable
@@ -102,8 +103,7 @@ def attention_samples(attention: SamplingAttention, attending: Tensor, reference
     """The points of deformable attention: H * L * P per query, each in one level."""
     locations, weights = attention.samples(attending, references=references, levels=memory.levels)
     ratios = memory.valid_ratios[:, None, None, :, None]
-    count = weights.shape[3]
-    levels = torch.arange(count, device=weights.device)[:, None].expand(weights.shape)
+    levels = torch.arange(weights.shape[3], device=weights.device)[:, None].expand(weights.shape)
     return Samples(
         places=(locations / ratios).flatten(2, 4),
         in_level=locations.flatten(2, 4),
@@ -159,8 +159,8 @@ def write_points(
 ) -> dict[str, Any]:
     """Draw the points of some queries of the first image: one row per query, one column per stage.
 
-    Points outside their level are not drawn, because they read zeros; the JSON counts them. The area of a point grows
-    with its weight. The box is what the stage predicts.
+    The first column shows where in the picture the others are. Points outside their level are not drawn, because they
+    read zeros; the JSON counts them. The area of a point grows with its weight. The box is what the stage predicts.
 
     Args:
         batch: the images.
@@ -174,25 +174,50 @@ def write_points(
         What the JSON holds.
     """
     picture = picture_of(batch, 0)
-    panel = PAGE / len(numbers)
-    height = len(queries) * (panel * picture.height / picture.width + 0.05) + 0.5
-    record: list[dict[str, Any]] = []
-    with paper_figure(stem, rows=len(queries), columns=len(numbers), width=PAGE, height=height) as grid:
-        for row, query in enumerate(queries):
-            for axes, stage in zip(grid[row], numbers, strict=True):
+    boxes = {query: [corners_in(picture, outputs.boxes[stage, 0, query][None])[0] for stage in numbers] for query in queries}
+    points = {query: [[drawn_points(one, query=query) for one in samples[stage]] for stage in numbers] for query in queries}
+    panel = PAGE / (len(numbers) + 1)
+    height = len(queries) * (panel + 0.05) + 0.5
+    with paper_figure(stem, rows=len(queries), columns=len(numbers) + 1, width=PAGE, height=height) as grid:
+        for row, query in zip(grid, queries, strict=True):
+            view = _neighbourhood(boxes[query], points[query], picture.size)
+            show_picture(row[0], picture)
+            _frame(row[0], view)
+            row[0].set_ylabel(f"query {query}")
+            for axes, box, calls in zip(row[1:], boxes[query], points[query], strict=True):
                 show_picture(axes, picture)
-                corners = corners_in(picture, outputs.boxes[stage, 0, query][None])
-                _box(axes, corners[0])
-                shown = [drawn_points(one, query=query) for one in samples[stage]]
-                for points in shown:
-                    _scatter(axes, points, picture.size)
-                if row == 0:
-                    axes.set_title(f"stage {stage + 1}")
-                record.append({"query": query, "stage": stage, "box": corners[0], "samplings": shown})
-            grid[row, 0].set_ylabel(f"query {query}")
+                _frame(axes, box)
+                for call in calls:
+                    _scatter(axes, call, picture.size)
+                axes.set(xlim=(view[0], view[2]), ylim=(view[3], view[1]))
+        grid[0, 0].set_title("picture")
+        for axes, stage in zip(grid[0, 1:], numbers, strict=True):
+            axes.set_title(f"stage {stage + 1}")
         _legend(grid[0, 0].figure, samples[numbers[0]][0].shapes)
-    write_numbers(stem.with_suffix(".json"), {"image_id": batch.image_ids[0], "panels": record})
-    return {"panels": record}
+    record = [
+        {"query": query, "stage": stage + 1, "box": box, "samplings": calls}
+        for query in queries
+        for stage, box, calls in zip(numbers, boxes[query], points[query], strict=True)
+    ]
+    numbers_drawn = {"image_id": batch.image_ids[0], "panels": record}
+    write_numbers(stem.with_suffix(".json"), numbers_drawn)
+    return numbers_drawn
+
+
+def _neighbourhood(
+    boxes: Sequence[Rectangle], points: Sequence[Sequence[dict[str, Any]]], size: tuple[int, int]
+) -> Rectangle:
+    """A square inside the picture around the boxes and points of all stages; of a smaller picture, the whole side."""
+    places = [place for calls in points for call in calls for place in call["places"]]
+    ends: list[tuple[float, float]] = []
+    for axis, extent in enumerate(size):
+        values = [value for box in boxes for value in box[axis::2]] + [place[axis] * extent for place in places]
+        ends.append((max(0.0, min(values)), min(float(extent), max(values))))
+    side = 1.1 * max(high - low for low, high in ends)
+    starts = [
+        max(0.0, min((low + high - side) / 2, extent - side)) for (low, high), extent in zip(ends, size, strict=True)
+    ]
+    return starts[0], starts[1], min(starts[0] + side, size[0]), min(starts[1] + side, size[1])
 
 
 def drawn_points(samples: Samples, *, query: int) -> dict[str, Any]:
@@ -214,15 +239,15 @@ def _scatter(axes: Any, points: dict[str, Any], size: tuple[int, int]) -> None:
     axes.scatter(
         [value * size[0] for value in x],
         [value * size[1] for value in y],
-        s=[1 + 9 * weight / most for weight in points["weights"]],
+        s=[4 + 20 * weight / most for weight in points["weights"]],
         c=[COLOURS[level % len(COLOURS)] for level in points["levels"]],
         edgecolors="white",
-        linewidths=0.25,
+        linewidths=0.4,
         zorder=3,
     )
 
 
-def _box(axes: Any, corners: Sequence[float]) -> None:
+def _frame(axes: Any, corners: Sequence[float]) -> None:
     x0, y0, x1, y1 = corners
     for colour, width in (("black", 2.0), ("white", 1.0)):
         axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))

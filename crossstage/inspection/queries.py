@@ -211,15 +211,15 @@ def draw_by_stage(numbers: Mapping[str, Numbers], stem: Path) -> None:
         left, right = grid[0]
         for name, values in numbers.items():
             (line,) = left.plot(values["stages"], values["positives_per_object"], marker="o", label=name)
-            right.plot(values["stages"][1:], values["query_changes"], marker="o", label=name)
+            right.plot(values["stages"][1:], values["query_changes"], marker="o", label=f"{name}: from stage before")
             if other := values.get("query_changes_from_first_checkpoint"):
                 right.plot(
                     values["stages"][-len(other) :], other, marker="s", linestyle="--", color=line.get_color(),
-                    label=f"{name}, from {next(iter(numbers))}",
+                    label=f"{name}: from {next(iter(numbers))}",
                 )  # fmt: skip
-        left.set(xlabel="stage", ylabel="positives per object")
-        left.set_ylim(bottom=0)
-        right.set(xlabel="stage", ylabel="objects with other queries", ylim=(0, 1))
+        most = max(max(values["positives_per_object"]) for values in numbers.values())
+        left.set(xlabel="stage", ylabel="positives per object", ylim=(0, 1.15 * most))
+        right.set(xlabel="stage", ylabel="objects that change queries", ylim=(0, 1))
         for axes in (left, right):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()

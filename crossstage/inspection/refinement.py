@@ -19,7 +19,7 @@ from crossstage.engine.metrics import MetricsFile
 from crossstage.errors import InputError
 from crossstage.evaluation.coco import CocoEvaluator
 from crossstage.files import replacing
-from crossstage.inspection.figures import paper_figure, write_numbers
+from crossstage.inspection.figures import paper_figure, spread_out, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
 from crossstage.inspection.stages import EveryStage, every_stage, one_stage, trained_steps
 from crossstage.modeling.detector import Detector
@@ -133,7 +133,8 @@ def write_residuals(scores: StepScores, folder: Path, *, trained: int | None) ->
             axes.fill_between(steps, band["low"], band["high"], alpha=0.25, linewidth=0)
             axes.plot(steps, band["median"])
             _mark_trained(axes, trained)
-            axes.set(xlabel=_axis(trained), ylabel=f"{name} change of content", yscale="log")
+            axes.set(xlabel=_axis(trained), ylabel=f"{name} change of content")
+            spread_out(axes, [*band["low"], *band["high"]])
             axes.xaxis.get_major_locator().set_params(integer=True)
     return numbers
 
@@ -203,7 +204,8 @@ def write_gradient_norms(files: Sequence[Path], folder: Path) -> Numbers:
         axes = grid[0, 0]
         for name, run in runs.items():
             axes.plot(run["iteration"], run["grad_norm"], linewidth=0.8, label=name)
-        axes.set(xlabel="iteration", ylabel="gradient norm before clipping", yscale="log")
+        axes.set(xlabel="iteration", ylabel="gradient norm before clipping")
+        spread_out(axes, [norm for run in runs.values() for norm in run["grad_norm"]])
         axes.legend()
     return runs
 
