@@ -36,7 +36,9 @@ def choose_images(cfg: DictConfig, images: Sequence[str], folder: Path, *, limit
         raise InputError(f"--limit {limit}: expected at least 1")
     node = OmegaConf.select(cfg, "dataloader.test.dataset")
     if node is None or "json_file" not in node:
-        raise InputError("the config has no dataloader.test.dataset with a json_file; expected the config of a detector")
+        raise InputError(
+            "the config has no dataloader.test.dataset with a json_file; expected the config of a detector"
+        )
     json_file, root = Path(node.json_file), Path(node.image_root)
     content = _annotations(json_file, cfg, needed=not images)
     if images or limit is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect as python_inspect
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,9 +29,9 @@ from crossstage.inspection.features import matched_states, require_sklearn, writ
 from crossstage.inspection.points import best_queries, by_stage, recorded_samples, write_points
 from crossstage.inspection.queries import look_at_queries, write_query_use
 from crossstage.inspection.refinement import refinement_of, write_gradient_norms
-from crossstage.inspection.stages import assigned, every_stage, looking
+from crossstage.inspection.stages import EveryStage, assigned, every_stage, looking, spread
 from crossstage.modeling.detector import Detector
-from crossstage.structures import ImageBatch, PaddedTargets
+from crossstage.structures import PaddedTargets
 
 MOST_STAGES = 6  # columns of a figure
 
@@ -176,20 +175,18 @@ def choose_solver(model: Detector, name: str) -> None:
     Raises:
         InputError: if the decoder has no solver, or there is none of this name.
     """
-    solver = getattr(model.decoder, "solver", None)
+    decoder: Any = model.decoder
+    solver = getattr(decoder, "solver", None)
     if solver is None:
-        raise InputError(f"--solver {name}: {type(model.decoder).__name__} repeats no step, so it has no solver")
+        raise InputError(f"--solver {name}: {type(decoder).__name__} repeats no step, so it has no solver")
     module = sys.modules[type(solver).__module__]
-    classes = {
-        found.__name__.lower(): found
-        for _, found in python_inspect.getmembers(module, python_inspect.isclass)
-        if found.__module__ == module.__name__ and callable(getattr(found, "__call__", None))
-    }
-    fitting = [found for known, found in classes.items() if known.startswith(name.lower())]
+    classes = [found for _, found in python_inspect.getmembers(module, python_inspect.isclass)]
+    solvers = [found for found in classes if found.__module__ == module.__name__ and "__call__" in vars(found)]
+    fitting = [found for found in solvers if found.__name__.lower().startswith(name.lower())]
     if len(fitting) != 1:
-        known = ", ".join(found.__name__ for found in classes.values())
+        known = ", ".join(found.__name__ for found in solvers)
         raise InputError(f"--solver {name}: expected the beginning of one of: {known}")
-    model.decoder.solver = fitting[0]()
+    decoder.solver = fitting[0]()
 
 
 def inspect_queries(args: argparse.Namespace, subject: Subject, output: Path) -> None:
@@ -217,11 +214,11 @@ def inspect_assignment(args: argparse.Namespace, subject: Subject, output: Path)
             targets, assignment = assigned(subject.model, found, PaddedTargets.of(batch.targets or ()))
             counts = write_assignment(
                 batch,
-                found.outputs,
+                found,
                 targets,
                 assignment,
-                output / f"assignment_{named(batch)}",
-                numbers=chosen_stages(args.stages, found.outputs.num_stages),
+                output / f"assignment_{batch.image_ids[0]}",
+                stages=chosen_stages(args.stages, found),
                 class_names=subject.class_names,
             )
             print(f"image {batch.image_ids[0]}: " + ", ".join(f"{count} {origin}" for origin, count in counts.items()))
@@ -232,18 +229,18 @@ def inspect_points(args: argparse.Namespace, subject: Subject, output: Path) -> 
     with subject.batches("points") as batches:
         for batch in batches:
             batch = batch.to(subject.device)
-            with recorded_samples(subject.model.decoder) as samples:
+            with recorded_samples(subject.model.get_submodule("decoder")) as samples:
                 found = every_stage(subject.model, batch)
             queries = args.queries or best_queries(found.outputs, count=3)
             if max(queries) >= found.outputs.logits.shape[2] or min(queries) < 0:
                 raise InputError(f"--queries {max(queries)}: expected 0 to {found.outputs.logits.shape[2] - 1}")
             write_points(
                 batch,
-                found.outputs,
+                found,
                 by_stage(samples, stages=found.outputs.num_stages),
-                output / f"points_{named(batch)}",
+                output / f"points_{batch.image_ids[0]}",
                 queries=queries,
-                numbers=chosen_stages(args.stages, found.outputs.num_stages),
+                stages=chosen_stages(args.stages, found),
             )
             print(f"image {batch.image_ids[0]}: queries {', '.join(map(str, queries))}")
 
@@ -269,16 +266,10 @@ def expect_objects(args: argparse.Namespace, subject: Subject) -> None:
         )
 
 
-def chosen_stages(given: Sequence[int] | None, stages: int) -> list[int]:
-    """Indices of the stages to draw: those given, counted from 1, or at most six, the first and the last included."""
+def chosen_stages(given: Sequence[int] | None, found: EveryStage) -> list[int]:
+    """Indices of the stages to draw: those given by their numbers, or at most six, the first and the last included."""
     if given is None:
-        count = min(stages, MOST_STAGES)
-        return sorted({round(index * (stages - 1) / max(count - 1, 1)) for index in range(count)})
-    if wrong := [stage for stage in given if not 1 <= stage <= stages]:
-        raise InputError(f"--stages {wrong[0]}: expected numbers from 1 to {stages}")
-    return [stage - 1 for stage in given]
-
-
-def named(batch: ImageBatch) -> str:
-    """What the files of a picture are called."""
-    return json.dumps(batch.image_ids[0])
+        return spread(found.outputs.num_stages, MOST_STAGES)
+    if wrong := [stage for stage in given if stage not in found.numbers]:
+        raise InputError(f"--stages {wrong[0]}: expected numbers from {found.numbers[0]} to {found.numbers[-1]}")
+    return [stage - found.first for stage in given]

@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle as Patch
+from PIL import Image
 from torch import Tensor
 
 from crossstage.inspection.figures import COLOURS, PAGE, POINTS, paper_figure, show_picture, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
+from crossstage.inspection.stages import EveryStage
 from crossstage.layers.stage_overlap import stage_overlap
 from crossstage.structures import Assignment, ImageBatch, PaddedTargets, StageOutputs
 from crossstage.visualize import Rectangle, class_name, place_tag
 
 MATCH, COPY, OTHER_STAGE, OTHER = "own match", "copy", "other stage (CSLA)", "other rule"
+DASHES = (0, (3, 1.5))
 ORIGINS = {MATCH: COLOURS[2], COPY: COLOURS[4], OTHER_STAGE: COLOURS[1], OTHER: COLOURS[3]}
 
 
@@ -122,13 +125,13 @@ def _sources(assignment: Assignment, image: int, stages: int) -> Tensor:
 
 
 def draw_assignment(
-    batch: ImageBatch,
-    outputs: StageOutputs,
+    picture: Image.Image,
+    found: EveryStage,
     positives: Sequence[Positive],
     targets: PaddedTargets,
     stem: Path,
     *,
-    numbers: Sequence[int],
+    stages: Sequence[int],
     class_names: Sequence[str],
 ) -> int:
     """Draw the first image of a batch: its objects on the left, then one column per stage.
@@ -136,77 +139,89 @@ def draw_assignment(
     A box is dashed unless it is the query's own match, and has the number of its object and their IoU.
 
     Args:
-        batch: the images.
-        outputs: the predictions.
+        picture: the image.
+        found: the predictions.
         positives: what is drawn, from `positives_of`.
         targets: the objects.
         stem: of the files to write.
-        numbers: the stages that are drawn, by their index.
+        stages: indices of the stages that are drawn.
         class_names: by class index.
 
     Returns:
         How many boxes are drawn.
     """
-    picture = picture_of(batch, 0)
-    columns = len(numbers) + 1
+    columns, drawn = len(stages) + 1, 0
     height = PAGE / columns * picture.height / picture.width + 0.55
-    drawn = 0
+    letter = POINTS * picture.width * columns / (72 * PAGE)  # pixels of the picture, a little more than drawn
     with paper_figure(stem, columns=columns, width=PAGE, height=height) as grid:
         for axes in grid[0]:
             show_picture(axes, picture)
-        letter = POINTS * picture.width * columns / (72 * PAGE)  # pixels of the picture, a little more than drawn
         boxes = corners_in(picture, targets.boxes[0, : targets.counts[0]])
         _frames(grid[0, 0], boxes, [f"{index}" for index in range(len(boxes))], [COLOURS[5]] * len(boxes), letter)
         grid[0, 0].set_title("objects")
-        for axes, stage in zip(grid[0, 1:], numbers, strict=True):
-            own = [positive for positive in positives if positive.stage == stage]
-            own.sort(key=_is_match)  # on top
-            corners = corners_in(picture, outputs.boxes[stage, 0, [positive.query for positive in own]])
+        for axes, stage in zip(grid[0, 1:], stages, strict=True):
+            own = sorted((positive for positive in positives if positive.stage == stage), key=_is_match)  # on top
+            corners = corners_in(picture, found.outputs.boxes[stage, 0, [positive.query for positive in own]])
             texts = [f"{positive.object} {positive.overlap:.2f}".replace("0.", ".") for positive in own]
             drawn += _frames(axes, corners, texts, [ORIGINS[positive.origin] for positive in own], letter)
-            axes.set_title(f"stage {stage + 1}: {len(own)}")
+            axes.set_title(f"{found.title(stage)}: {len(own)}")
         _legend(grid[0, 0].figure, positives, targets, class_names)
     return drawn
 
 
 def write_assignment(
     batch: ImageBatch,
-    outputs: StageOutputs,
+    found: EveryStage,
     targets: PaddedTargets,
     assignment: Assignment,
     stem: Path,
     *,
-    numbers: Sequence[int],
+    stages: Sequence[int],
     class_names: Sequence[str],
 ) -> dict[str, int]:
-    """Draw the first image of a batch and write its class targets as JSON; returns how many there are by origin."""
-    found = positives_of(outputs, targets, assignment, image=0)
-    shown = [positive for positive in found if positive.stage in numbers]
-    draw_assignment(batch, outputs, shown, targets, stem, numbers=numbers, class_names=class_names)
+    """Draw the class targets of the first image of a batch and write them as JSON.
+
+    Args:
+        batch: the images.
+        found: the predictions.
+        targets: the objects as the query group sees them.
+        assignment: after the label rules.
+        stem: of the files to write.
+        stages: indices of the stages that are drawn.
+        class_names: by class index.
+
+    Returns:
+        How many class targets are drawn, by origin.
+    """
+    everything = positives_of(found.outputs, targets, assignment, image=0)
+    shown = [positive for positive in everything if positive.stage in stages]
+    picture = picture_of(batch, 0)
+    draw_assignment(picture, found, shown, targets, stem, stages=stages, class_names=class_names)
     record = {
         "image_id": batch.image_ids[0],
         "objects": [class_name(label, class_names) for label in targets.labels[0, : targets.counts[0]].tolist()],
-        "positives": [asdict(positive) for positive in shown],
+        "positives": [{**asdict(positive), "stage": found.numbers[positive.stage]} for positive in shown],
     }
     write_numbers(stem.with_suffix(".json"), record)
     return dict(Counter(positive.origin for positive in shown))
 
 
-def _frames(
-    axes: Any, boxes: Sequence[Rectangle], texts: Sequence[str], colours: Sequence[str], letter: float
-) -> int:
+def _frames(axes: Any, boxes: Sequence[Rectangle], texts: Sequence[str], colours: Sequence[str], letter: float) -> int:
     """Draw boxes with their tags, the last one on top, and return how many. letter: height of a letter in pixels."""
     size = (round(axes.get_xlim()[1]), round(axes.get_ylim()[0]))
+    for (x0, y0, x1, y1), colour in zip(boxes, colours, strict=True):
+        style: Any = DASHES if colour in (ORIGINS[OTHER_STAGE], ORIGINS[COPY]) else "solid"
+        for edge, width, line in (("white", 2.2, "solid"), (colour, 1.2, style)):
+            axes.add_patch(
+                Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=width, linestyle=line)
+            )
     taken: list[Rectangle] = []
-    for (x0, y0, x1, y1), text, colour in zip(boxes, texts, colours, strict=True):
-        style: Any = "solid" if colour != ORIGINS[OTHER_STAGE] and colour != ORIGINS[COPY] else (0, (3, 1.5))
-        axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=2.2))
-        axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2, linestyle=style))
-    for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):
+    for box, text, colour in reversed(list(zip(boxes, texts, colours, strict=True))):  # the upper ones choose first
         taken.append(place_tag((letter * (0.6 * len(text) + 0.3), 1.15 * letter), box, size, taken))
-        left, top, right, bottom = taken[-1]
-        axes.add_patch(Patch((left, top), right - left, bottom - top, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=3))
-        axes.text((left + right) / 2, (top + bottom) / 2, text, color="white", ha="center", va="center_baseline", zorder=4)
+        x0, y0, x1, y1 = taken[-1]
+        axes.add_patch(Patch((x0, y0), x1 - x0, y1 - y0, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=3))
+        centre = ((x0 + x1) / 2, (y0 + y1) / 2)
+        axes.text(*centre, text, color="white", ha="center", va="center_baseline", zorder=4, clip_on=True)
     return len(boxes)
 
 
@@ -217,7 +232,7 @@ def _is_match(positive: Positive) -> bool:
 def _legend(figure: Any, positives: Sequence[Positive], targets: PaddedTargets, class_names: Sequence[str]) -> None:
     used = [origin for origin in ORIGINS if any(positive.origin == origin for positive in positives)]
     lines = [
-        Line2D([], [], color=ORIGINS[origin], linestyle="solid" if origin == MATCH else (0, (3, 1.5)), label=origin)
+        Line2D([], [], color=ORIGINS[origin], linestyle="solid" if origin == MATCH else DASHES, label=origin)
         for origin in used
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(used)))

@@ -175,5 +175,7 @@ def write_features(
             title = f"silhouette {numbers[name]['silhouette']:.2f}, linear probe {numbers[name]['linear_probe']:.0%}"
             axes.set_title(f"{name}\n{title}")
         handles, texts = grid[0, 0].get_legend_handles_labels()
-        grid[0, 0].figure.legend(handles, texts, loc="outside lower center", ncols=min(in_row, len(texts)), markerscale=2, handletextpad=0)
+        grid[0, 0].figure.legend(
+            handles, texts, loc="outside lower center", ncols=min(in_row, len(texts)), markerscale=2, handletextpad=0
+        )
     return numbers

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -25,12 +26,12 @@ POINTS = 8
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe and Ito)."""
 
-STYLE = {
+STYLE: Any = {
     **dict.fromkeys(
         ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"),
         POINTS,
     ),
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -62,9 +63,9 @@ def paper_figure(
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure.subplots(rows, columns, squeeze=False)
-        for suffix, options in ((".png", {"dpi": 300}), (".pdf", {})):
-            with replacing(stem.with_suffix(suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], **options)
+        for kind in ("png", "pdf"):
+            with replacing(stem.with_suffix(f".{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=300)
 
 
 def spread_out(axes: Any, values: Iterable[float]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crossstage.errors import InputError
 from crossstage.inspection.figures import COLOURS, PAGE, paper_figure, show_picture, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
+from crossstage.inspection.stages import EveryStage
 from crossstage.layers.sampling import level_weights
 from crossstage.structures import ImageBatch, Levels, Memory, StageOutputs
 from crossstage.visualize import Rectangle
@@ -150,37 +151,38 @@ def best_queries(outputs: StageOutputs, *, count: int) -> list[int]:
 
 def write_points(
     batch: ImageBatch,
-    outputs: StageOutputs,
+    found: EveryStage,
     samples: Sequence[Sequence[Samples]],
     stem: Path,
     *,
     queries: Sequence[int],
-    numbers: Sequence[int],
+    stages: Sequence[int],
 ) -> dict[str, Any]:
     """Draw the points of some queries of the first image: one row per query, one column per stage.
 
-    The first column shows where in the picture the others are. Points outside their level are not drawn, because they
-    read zeros; the JSON counts them. The area of a point grows with its weight. The box is what the stage predicts.
+    All columns but the first show the surroundings of the last stage's points; the first shows where that is. Points
+    outside their level are not drawn, because they read zeros; the JSON counts them. The area of a point grows with its
+    weight. The box is what the stage predicts.
 
     Args:
         batch: the images.
-        outputs: the predictions.
+        found: the predictions.
         samples: the calls of each stage.
         stem: of the files to write.
         queries: indices of the queries.
-        numbers: indices of the stages.
+        stages: indices of the stages.
 
     Returns:
         What the JSON holds.
     """
     picture = picture_of(batch, 0)
-    boxes = {query: [corners_in(picture, outputs.boxes[stage, 0, query][None])[0] for stage in numbers] for query in queries}
-    points = {query: [[drawn_points(one, query=query) for one in samples[stage]] for stage in numbers] for query in queries}
-    panel = PAGE / (len(numbers) + 1)
+    boxes = {query: corners_in(picture, found.outputs.boxes[list(stages), 0, query]) for query in queries}
+    points = {query: [[drawn_points(one, query=query) for one in samples[i]] for i in stages] for query in queries}
+    panel = PAGE / (len(stages) + 1)
     height = len(queries) * (panel + 0.05) + 0.5
-    with paper_figure(stem, rows=len(queries), columns=len(numbers) + 1, width=PAGE, height=height) as grid:
+    with paper_figure(stem, rows=len(queries), columns=len(stages) + 1, width=PAGE, height=height) as grid:
         for row, query in zip(grid, queries, strict=True):
-            view = _neighbourhood(boxes[query], points[query], picture.size)
+            view = _neighbourhood(boxes[query][-1], points[query][-1], picture.size)
             show_picture(row[0], picture)
             _frame(row[0], view)
             row[0].set_ylabel(f"query {query}")
@@ -191,29 +193,26 @@ def write_points(
                     _scatter(axes, call, picture.size)
                 axes.set(xlim=(view[0], view[2]), ylim=(view[3], view[1]))
         grid[0, 0].set_title("picture")
-        for axes, stage in zip(grid[0, 1:], numbers, strict=True):
-            axes.set_title(f"stage {stage + 1}")
-        _legend(grid[0, 0].figure, samples[numbers[0]][0].shapes)
+        for axes, stage in zip(grid[0, 1:], stages, strict=True):
+            axes.set_title(found.title(stage))
+        _legend(grid[0, 0].figure, samples[stages[0]][0].shapes)
     record = [
-        {"query": query, "stage": stage + 1, "box": box, "samplings": calls}
+        {"query": query, "stage": found.numbers[stage], "box": box, "samplings": calls}
         for query in queries
-        for stage, box, calls in zip(numbers, boxes[query], points[query], strict=True)
+        for stage, box, calls in zip(stages, boxes[query], points[query], strict=True)
     ]
     numbers_drawn = {"image_id": batch.image_ids[0], "panels": record}
     write_numbers(stem.with_suffix(".json"), numbers_drawn)
     return numbers_drawn
 
 
-def _neighbourhood(
-    boxes: Sequence[Rectangle], points: Sequence[Sequence[dict[str, Any]]], size: tuple[int, int]
-) -> Rectangle:
-    """A square inside the picture around the boxes and points of all stages; of a smaller picture, the whole side."""
-    places = [place for calls in points for call in calls for place in call["places"]]
+def _neighbourhood(box: Rectangle, calls: Sequence[dict[str, Any]], size: tuple[int, int]) -> Rectangle:
+    """A square inside the picture around a box and points; of a smaller picture, its whole side."""
     ends: list[tuple[float, float]] = []
     for axis, extent in enumerate(size):
-        values = [value for box in boxes for value in box[axis::2]] + [place[axis] * extent for place in places]
+        values = [*box[axis::2], *(place[axis] * extent for call in calls for place in call["places"])]
         ends.append((max(0.0, min(values)), min(float(extent), max(values))))
-    side = 1.1 * max(high - low for low, high in ends)
+    side = 1.2 * max(high - low for low, high in ends)
     starts = [
         max(0.0, min((low + high - side) / 2, extent - side)) for (low, high), extent in zip(ends, size, strict=True)
     ]
@@ -235,11 +234,11 @@ def _scatter(axes: Any, points: dict[str, Any], size: tuple[int, int]) -> None:
     if not points["places"]:
         return
     x, y = zip(*points["places"], strict=True)
-    most = max(points["weights"])
+    total = sum(points["weights"])
     axes.scatter(
         [value * size[0] for value in x],
         [value * size[1] for value in y],
-        s=[4 + 20 * weight / most for weight in points["weights"]],
+        s=[2 + 300 * weight / total for weight in points["weights"]],
         c=[COLOURS[level % len(COLOURS)] for level in points["levels"]],
         edgecolors="white",
         linewidths=0.4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,17 @@ class QueryTally:
         self.matched_control = self.matched_control + shuffled(has_object, self.generator).sum(0)
         assert assignment.labels is not None  # the rules have set them
         self.positives = _summed(self.positives, (assignment.labels > 0).flatten(1).sum(1).tolist())
-        pairs = zip(matches[:-1], matches[1:], strict=True)
         valid = targets.valid.cpu()
-        self.changed = _summed(self.changed, [instability(before, after, valid)[0] for before, after in pairs])
+        self.changed = _summed(
+            self.changed, [instability(before, after, valid)[0] for before, after in pairwise(matches)]
+        )
         self.objects += targets.num_objects
         self.images += len(logits)
         self.stages = found.numbers
-        vectors = {"content": found.queries.content, "last_stage": outputs.states[-1] if outputs.states is not None else None}
+        vectors = {
+            "content": found.queries.content,
+            "last_stage": outputs.states[-1] if outputs.states is not None else None,
+        }
         for name, value in vectors.items():
             if value is not None:
                 cosine = float(mean_cosine(value).sum()) * len(logits) / len(value)
@@ -118,7 +123,11 @@ class Comparison:
     def add(self, targets: PaddedTargets, first: Assignment, second: Assignment) -> None:
         """Count the images of a batch. The number of queries may differ: then an object's index may not exist."""
         stages = min(len(first.matches), len(second.matches))
-        pairs = zip(_padded(first.matches, second.matches)[-stages:], _padded(second.matches, first.matches)[-stages:], strict=True)
+        pairs = zip(
+            _padded(first.matches, second.matches)[-stages:],
+            _padded(second.matches, first.matches)[-stages:],
+            strict=True,
+        )
         self.changed = _summed(self.changed, [instability(one, other, targets.valid)[0] for one, other in pairs])
         self.objects += targets.num_objects
 
@@ -175,9 +184,7 @@ def draw_gini(numbers: Mapping[str, Numbers], stem: Path) -> None:
         axes = grid[0, 0]
         for name, values in numbers.items():
             (line,) = axes.plot(values["thresholds"], values["activation_gini"], marker="o", label=name)
-            axes.plot(
-                values["thresholds"], values["activation_gini_shuffled"], linestyle="--", color=line.get_color()
-            )
+            axes.plot(values["thresholds"], values["activation_gini_shuffled"], linestyle="--", color=line.get_color())
         axes.plot([], [], linestyle="--", color="grey", label="order of chance")
         axes.set(xlabel="score threshold", ylabel="Gini of activations", ylim=(0, 1))
         axes.legend()

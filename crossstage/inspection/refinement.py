@@ -21,7 +21,7 @@ from crossstage.evaluation.coco import CocoEvaluator
 from crossstage.files import replacing
 from crossstage.inspection.figures import paper_figure, spread_out, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
-from crossstage.inspection.stages import EveryStage, every_stage, one_stage, trained_steps
+from crossstage.inspection.stages import EveryStage, every_stage, one_stage, spread, trained_steps
 from crossstage.modeling.detector import Detector
 from crossstage.structures import ImageBatch, StageOutputs
 from crossstage.visualize import Box, class_name, contact_sheet, draw_boxes, with_caption
@@ -30,7 +30,8 @@ PAPER = {  # DEQDet, Table 2, by config: (applications = NF - 1, AP, AP50) of on
     "deqdet_r50_12ep": [(5, 44.3, 63.0), (7, 44.9, 63.6), (15, 45.2, 63.9), (24, 45.3, 64.0)],
     "deqdet_r50_64points_12ep": [(5, 45.7, 64.3), (24, 46.0, 64.8)],
 }
-DRAWN_QUERIES, LEAST_SCORE = 10, 0.3
+DRAWN_QUERIES, LEAST_QUERIES, LEAST_SCORE = 10, 3, 0.3
+ON_SHEET = 12
 FRAME_MILLISECONDS = 400
 QUANTILES = (0.05, 0.5, 0.95)
 SCORES = ("AP", "AP50")
@@ -195,7 +196,9 @@ def write_gradient_norms(files: Sequence[Path], folder: Path) -> Numbers:
     for file in files:
         rows = [row for row in MetricsFile(file).read() if "grad_norm" in row]
         if not rows:
-            raise InputError(f"--metrics {file}: has no grad_norm; expected the metrics.json of a run of crossstage train")
+            raise InputError(
+                f"--metrics {file}: has no grad_norm; expected the metrics.json of a run of crossstage train"
+            )
         name = file.resolve().parent.name
         name = name if name not in runs else str(file)
         runs[name] = {"iteration": [row["iteration"] for row in rows], "grad_norm": [row["grad_norm"] for row in rows]}
@@ -216,7 +219,7 @@ def write_boxes_over_steps(
     """Write refinement.gif and refinement_sheet.png: the boxes of the first image's best queries at every step.
 
     The same queries are drawn at every step, in the colour of their class at the last one: the best ten of those with
-    a score of at least 0.3 there, or the best one.
+    a score of at least 0.3 there, or the best three. The sheet shows at most twelve steps.
 
     Args:
         batch: the images.
@@ -230,7 +233,7 @@ def write_boxes_over_steps(
     """
     best, labels = outputs.logits[-1, 0].sigmoid().max(-1)
     order = best.argsort(descending=True)[:DRAWN_QUERIES]
-    chosen = order[best[order] >= LEAST_SCORE] if bool(best.max() >= LEAST_SCORE) else order[:1]
+    chosen = order[: max(LEAST_QUERIES, int((best[order] >= LEAST_SCORE).sum()))]
     image, frames = picture_of(batch, 0), []
     for stage, number in enumerate(numbers):
         scores = outputs.logits[stage, 0, chosen, labels[chosen]].sigmoid().tolist()
@@ -240,7 +243,7 @@ def write_boxes_over_steps(
         frames.append(with_caption(draw_boxes(image, boxes[::-1]), f"step {number}"))
     save_animation(frames, folder / "refinement.gif")
     with replacing(folder / "refinement_sheet.png") as temporary:
-        contact_sheet(frames).save(temporary, format="PNG")
+        contact_sheet([frames[stage] for stage in spread(len(frames), ON_SHEET)]).save(temporary, format="PNG")
     return len(chosen)
 
 
@@ -286,7 +289,5 @@ def _axis(trained: int | None) -> str:
 def _mark_trained(axes: Any, trained: int | None) -> None:
     if trained is not None:
         axes.axvline(trained, color="grey", linestyle="--", linewidth=0.8)
-        axes.annotate(
-            f"T = {trained}", (trained, 1), xycoords=("data", "axes fraction"), xytext=(2, -1),
-            textcoords="offset points", va="top", color="grey",
-        )  # fmt: skip
+        place = axes.get_xaxis_transform()
+        axes.text(trained, 1.01, f"T = {trained}", transform=place, ha="center", va="bottom", color="grey")

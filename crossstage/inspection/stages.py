@@ -48,16 +48,22 @@ class EveryStage:
         queries: what entered the decoder.
         outputs: of the group "matching", every stage; of a decoder that repeats a step, every step.
         first: number of the first stage, as the axis of a figure counts it: 0 before any application.
+        repeats: whether the stages are applications of one step.
     """
 
     queries: Queries
     outputs: StageOutputs
-    first: int = 0
+    first: int = 1
+    repeats: bool = False
 
     @property
     def numbers(self) -> list[int]:
         """The number of each stage."""
         return [self.first + stage for stage in range(self.outputs.num_stages)]
+
+    def title(self, stage: int) -> str:
+        """How a figure calls a stage, by its index: "stage 1", or "step 0" before a step is repeated."""
+        return f"{'step' if self.repeats else 'stage'} {self.first + stage}"
 
 
 @contextmanager
@@ -86,10 +92,17 @@ def every_stage(model: Detector, batch: ImageBatch, *, steps: int | None = None)
         raise InputError(f"--steps {steps}: expected at least 1")
     queries, memory = model.encode(batch)
     if not isinstance(model.decoder, TracedDecoder):
-        return EveryStage(queries, _matching(queries, model.decoder(queries, memory)), first=1)
+        return EveryStage(queries, _matching(queries, model.decoder(queries, memory)))
     steps = model.decoder.applications if steps is None else steps
     outputs, _ = model.decoder.trace(queries, memory, steps)
-    return EveryStage(queries, _matching(queries, outputs), first=steps + 1 - outputs.num_stages)
+    first = steps + 1 - outputs.num_stages
+    return EveryStage(queries, _matching(queries, outputs), first=first, repeats=True)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Indices of at most so many of `count` things, evenly spread, the first and the last included."""
+    shown = min(count, most)
+    return sorted({round(index * (count - 1) / max(shown - 1, 1)) for index in range(shown)})
 
 
 def one_stage(outputs: StageOutputs, stage: int) -> StageOutputs:
