@@ -43,7 +43,7 @@ def without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     others: list[str] = []
     overrides: list[str] = []
     for before, text in zip(["", *arguments], arguments, strict=False):
-        is_value = text.startswith("-") or before.startswith("--")
+        is_value = text.startswith("-") or (before.startswith("--") and "=" not in before)
         is_override = "=" in text and not is_value and not os.path.exists(text) and not glob.glob(text)
         (overrides if is_override else others).append(text)
     return others, overrides

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle as Patch
 from PIL import Image
 from torch import Tensor
 
-from crossstage.inspection.figures import COLOURS, PAGE, POINTS, paper_figure, show_picture, write_numbers
+from crossstage.inspection.figures import COLOURS, PAGE, POINTS, bare, paper_figure, show_picture, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
 from crossstage.inspection.stages import EveryStage
 from crossstage.layers.stage_overlap import stage_overlap
@@ -22,6 +22,7 @@ from crossstage.structures import Assignment, ImageBatch, PaddedTargets, StageOu
 from crossstage.visualize import Rectangle, class_name, place_tag
 
 MATCH, COPY, OTHER_STAGE, OTHER = "own match", "copy", "other stage (CSLA)", "other rule"
+PANELS = 4
 DASHES = (0, (3, 1.5))
 ORIGINS = {MATCH: COLOURS[2], COPY: COLOURS[4], OTHER_STAGE: COLOURS[1], OTHER: COLOURS[3]}
 
@@ -134,7 +135,7 @@ def draw_assignment(
     stages: Sequence[int],
     class_names: Sequence[str],
 ) -> int:
-    """Draw the first image of a batch: its objects on the left, then one column per stage.
+    """Draw the first image of a batch: its objects, then one panel per stage; four panels in a row.
 
     A box is dashed unless it is the query's own match, and has the number of its object and their IoU.
 
@@ -150,22 +151,26 @@ def draw_assignment(
     Returns:
         How many boxes are drawn.
     """
-    columns, drawn = len(stages) + 1, 0
-    height = PAGE / columns * picture.height / picture.width + 0.55
+    columns, drawn = min(len(stages) + 1, PANELS), 0
+    rows = -(-(len(stages) + 1) // columns)
+    height = rows * (PAGE / columns * picture.height / picture.width + 0.2) + 0.4
     letter = POINTS * picture.width * columns / (72 * PAGE)  # pixels of the picture, a little more than drawn
-    with paper_figure(stem, columns=columns, width=PAGE, height=height) as grid:
-        for axes in grid[0]:
-            show_picture(axes, picture)
+    with paper_figure(stem, rows=rows, columns=columns, width=PAGE, height=height) as grid:
+        first, *others = grid.flat
+        for axes in grid.flat:
+            bare(axes)
+        show_picture(first, picture)
         boxes = corners_in(picture, targets.boxes[0, : targets.counts[0]])
-        _frames(grid[0, 0], boxes, [f"{index}" for index in range(len(boxes))], [COLOURS[5]] * len(boxes), letter)
-        grid[0, 0].set_title("objects")
-        for axes, stage in zip(grid[0, 1:], stages, strict=True):
+        _frames(first, boxes, [f"{index}" for index in range(len(boxes))], [COLOURS[5]] * len(boxes), letter)
+        first.set_title("objects")
+        for axes, stage in zip(others, stages, strict=False):
+            show_picture(axes, picture)
             own = sorted((positive for positive in positives if positive.stage == stage), key=_is_match)  # on top
             corners = corners_in(picture, found.outputs.boxes[stage, 0, [positive.query for positive in own]])
             texts = [f"{positive.object} {positive.overlap:.2f}".replace("0.", ".") for positive in own]
             drawn += _frames(axes, corners, texts, [ORIGINS[positive.origin] for positive in own], letter)
             axes.set_title(f"{found.title(stage)}: {len(own)}")
-        _legend(grid[0, 0].figure, positives, targets, class_names)
+        _legend(first.figure, positives, targets, class_names)
     return drawn
 
 

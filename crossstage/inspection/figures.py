@@ -15,14 +15,15 @@ import torch
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from crossstage.files import replacing, write_text
 
 COLUMN, PAGE = 3.35, 6.9
 """Width of a column and of the text of a two-column page, in inches."""
-POINTS = 8
-"""Size of all letters."""
+POINTS, RESOLUTION = 8, 300
+"""Size of all letters in points, and of pictures in dots per inch."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe and Ito)."""
 
@@ -65,7 +66,7 @@ def paper_figure(
         yield figure.subplots(rows, columns, squeeze=False)
         for kind in ("png", "pdf"):
             with replacing(stem.with_suffix(f".{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, dpi=300)
+                figure.savefig(temporary, format=kind, dpi=RESOLUTION)
 
 
 def spread_out(axes: Any, values: Iterable[float]) -> None:
@@ -73,6 +74,8 @@ def spread_out(axes: Any, values: Iterable[float]) -> None:
     positive = [float(value) for value in values if value > 0]
     if positive and max(positive) > 10 * min(positive):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # exponents would have smaller letters
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
 

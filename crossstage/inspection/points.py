@@ -67,7 +67,7 @@ class Samples:
 
     @property
     def inside(self) -> Tensor:
-        """bool [B, N, Q]: whether the point lies in its level; others read zeros and are not drawn."""
+        """bool [B, N, Q]: whether the point lies in its level. Others read zeros, at most a part of a border cell."""
         return ((self.in_level >= 0) & (self.in_level <= 1)).all(-1)
 
 
@@ -161,7 +161,7 @@ def write_points(
     """Draw the points of some queries of the first image: one row per query, one column per stage.
 
     All columns but the first show the surroundings of the last stage's points; the first shows where that is. Points
-    outside their level are not drawn, because they read zeros; the JSON counts them. The area of a point grows with its
+    outside their level are not drawn; the JSON counts them. The area of a point grows with its
     weight. The box is what the stage predicts.
 
     Args:
