@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.random_scenes import tiny_dino
 
 from crossstage.cli import main
 from crossstage.cli.command_line import without_overrides
@@ -14,6 +13,7 @@ from crossstage.cli.inspection import choose_solver
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.errors import InputError
 from crossstage.inspection import figures
+from tests.random_scenes import tiny_dino
 
 CONFIG = """
 from crossstage.config import get_config

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.random_scenes import boxes_inside, image_batch
 
 from crossstage.inspection import figures
 from crossstage.inspection.assignment import (
@@ -22,6 +21,7 @@ from crossstage.inspection.stages import EveryStage
 from crossstage.modeling.supervision.labels import OverlapTargets, OwnStageLabels
 from crossstage.structures import Assignment, PaddedTargets, Queries, QueryGroup, StageOutputs
 from csla import CrossStageLabels
+from tests.random_scenes import boxes_inside, image_batch
 
 
 def scene(*, stages: int = 3, queries: int = 9, counts: tuple[int, ...] = (4, 2), copies: int = 2):

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.random_scenes import image_batch
-from tests.tiny_models import decoder_inputs, random_detector
 
 from crossstage.errors import InputError
 from crossstage.inspection import figures
@@ -25,6 +23,8 @@ from crossstage.layers.deformable import MultiScaleDeformableAttention
 from crossstage.modeling.decoders.mixer import first_state
 from crossstage.modeling.decoders.point_sampler import PointSampler
 from crossstage.structures import Levels, Memory
+from tests.random_scenes import image_batch
+from tests.tiny_models import decoder_inputs, random_detector
 
 SIZES = ((64, 96), (40, 64))  # the second image is padded
 

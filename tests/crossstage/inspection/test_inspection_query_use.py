@@ -40,7 +40,7 @@ def test_gini_reads_neither_order_nor_scale_and_is_twice_the_area_under_the_diag
     expected = gini(torch.tensor(counts))
     mixed = random.sample(counts, len(counts))
     assert gini(3 * torch.tensor(mixed)) == pytest.approx(expected, abs=1e-12)
-    assert 0 <= expected + 1e-12 and expected <= 1 - 1 / len(counts) + 1e-12
+    assert expected + 1e-12 >= 0 and expected <= 1 - 1 / len(counts) + 1e-12
     area = torch.trapezoid(lorenz(torch.tensor(counts)), dx=1 / len(counts))
     assert 1 - 2 * float(area) == pytest.approx(expected, abs=1e-12)
 

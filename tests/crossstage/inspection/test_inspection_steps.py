@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.random_scenes import image_batch
-from tests.tiny_models import decoder_inputs, random_detector
 
 from crossstage.errors import InputError
 from crossstage.evaluation import CocoEvaluator
@@ -23,6 +21,8 @@ from crossstage.inspection.refinement import (
 from crossstage.inspection.stages import EveryStage, every_stage, looking, spread, trained_steps
 from crossstage.modeling.postprocess import TopK
 from crossstage.structures import Queries, QueryGroup, StageOutputs
+from tests.random_scenes import image_batch
+from tests.tiny_models import decoder_inputs, random_detector
 
 
 @pytest.fixture(autouse=True)
