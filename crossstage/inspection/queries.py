@@ -180,14 +180,14 @@ def write_query_use(
 
 def draw_gini(numbers: Mapping[str, Numbers], stem: Path) -> None:
     """Gini coefficient of the activations against the threshold; dashed: the control."""
-    with paper_figure(stem) as grid:
+    with paper_figure(stem, height=2.6) as grid:
         axes = grid[0, 0]
         for name, values in numbers.items():
             (line,) = axes.plot(values["thresholds"], values["activation_gini"], marker="o", label=name)
             axes.plot(values["thresholds"], values["activation_gini_shuffled"], linestyle="--", color=line.get_color())
         axes.plot([], [], linestyle="--", color="grey", label="order of chance")
         axes.set(xlabel="score threshold", ylabel="Gini of activations", ylim=(0, 1))
-        axes.legend()
+        axes.figure.legend(loc="outside upper left", ncols=1 if len(numbers) == 1 else 2)
 
 
 def draw_use(numbers: Mapping[str, Numbers], stem: Path) -> None:
