@@ -13,18 +13,18 @@ from crossstage.inspection.features import States, balanced, write_features
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'crossstage[inspect]'")
 
 
-def states(*counts: int, distance: float) -> States:
+def states(*counts: int, distance: float, width: int = 6) -> States:
     """So many states of each class, normally distributed; neighbouring classes lie `distance` apart."""
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(counts)), counts)
-    values = draw.normal(size=(len(labels), 6))
+    values = draw.normal(size=(len(labels), width))
     values[:, 0] += distance * labels
     return States(values.astype(np.float32), labels)
 
 
 def test_numbers_tell_separate_classes_from_mixed_ones(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(figures, "RESOLUTION", 40)
-    found = {"separate": states(20, 20, distance=100.0), "mixed": states(20, 20, distance=0.0)}
+    found = {"separate": states(20, 20, distance=100.0), "mixed": states(20, 20, distance=0.0, width=40)}
     numbers = write_features(found, tmp_path, class_names=["cat", "dog"])
     assert numbers["separate"]["linear_probe"] == 1 and numbers["separate"]["silhouette"] > 0.15
     assert numbers["mixed"]["linear_probe"] < 0.75 and abs(numbers["mixed"]["silhouette"]) < 0.1

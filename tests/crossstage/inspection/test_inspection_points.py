@@ -19,12 +19,13 @@ from crossstage.inspection.points import (
     write_points,
 )
 from crossstage.inspection.stages import every_stage, looking
+from crossstage.layers import deformable
 from crossstage.layers.deformable import MultiScaleDeformableAttention
-from crossstage.modeling.decoders.mixer import first_state
+from crossstage.modeling.decoders import point_sampler
 from crossstage.modeling.decoders.point_sampler import PointSampler
 from crossstage.structures import Levels, Memory
 from tests.random_scenes import image_batch
-from tests.tiny_models import decoder_inputs, random_detector
+from tests.tiny_models import random_detector
 
 SIZES = ((64, 96), (40, 64))  # the second image is padded
 
@@ -151,12 +152,34 @@ def test_the_figure_shows_the_points_inside_and_counts_the_others(tmp_path: Path
     assert (tmp_path / "points.png").stat().st_size and (tmp_path / "points.pdf").stat().st_size
 
 
-def test_the_recorder_finds_what_the_sampler_was_given():
-    """The first sampling of a decoder, computed from the decoder's inputs by hand."""
-    model, batch = random_detector("adamixer_toy"), image_batch(1)
+@pytest.mark.parametrize("name", ["dino_toy_csla_dca", "deformable_detr_toy"])
+def test_the_recorded_points_of_attention_are_those_that_it_reads(name: str, monkeypatch):
+    read = []
+    original = deformable.deformable_sampling
+
+    def watched(values, levels, *, locations, weights):
+        read.append((locations.flatten(2, 4), weights.flatten(2)))
+        return original(values, levels, locations=locations, weights=weights)
+
+    monkeypatch.setattr(deformable, "deformable_sampling", watched)
+    model, batch = random_detector(name), image_batch(1, 1, sizes=SIZES)
     with looking(model), recorded_samples(model.decoder) as samples:
-        queries, known = decoder_inputs(model, batch)
-    state, layer = first_state(queries, known), model.decoder.layers[0]
-    content = layer.attention_norm(layer.attention(state.content, state.vectors))
-    expected = layer.sampler.points(content, state.vectors)[..., :2].flatten(2, 3)
-    torch.testing.assert_close(samples[0].places * known.image_sizes[:, None, None], expected)
+        every_stage(model, batch)
+    for one, (locations, weights) in zip(samples, read[-len(samples) :], strict=True):  # the encoder reads before
+        assert torch.equal(one.in_level, locations) and torch.equal(one.weights, weights)
+
+
+def test_the_recorded_points_of_a_mixer_are_those_that_it_reads(monkeypatch):
+    read = []
+    original = point_sampler.sample_pyramid
+
+    def watched(memory, points, **options):
+        read.append(points[..., :2].flatten(2, 3) / memory.image_sizes[:, None, None])
+        return original(memory, points, **options)
+
+    monkeypatch.setattr(point_sampler, "sample_pyramid", watched)
+    model, batch = random_detector("deqdet_toy"), image_batch(1, 1, sizes=SIZES)
+    with looking(model), recorded_samples(model.decoder) as samples:
+        every_stage(model, batch, steps=2)
+    assert len(samples) == len(read) == 3
+    assert all(torch.equal(one.places, places) for one, places in zip(samples, read, strict=True))
