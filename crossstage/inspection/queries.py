@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,6 @@ from crossstage.structures import Assignment, ImageBatch, PaddedTargets
 DRAWN_THRESHOLD = 0.3
 """The threshold of the authors' logs, for figures that show one."""
 
-Names = Sequence[str]
 Numbers = dict[str, Any]
 
 
