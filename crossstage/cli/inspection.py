@@ -31,9 +31,14 @@ from crossstage.inspection.queries import look_at_queries, write_query_use
 from crossstage.inspection.refinement import refinement_of, write_gradient_norms
 from crossstage.inspection.stages import EveryStage, assigned, every_stage, looking, spread
 from crossstage.modeling.detector import Detector
+from crossstage.reproduction.rows import paper_figures
 from crossstage.structures import PaddedTargets
 
 MOST_STAGES = 6  # columns of a figure
+PAPER_ROWS = {  # of DEQDet's Table 2, by config; NF counts the initial layer too
+    "deqdet_r50_12ep": "DEQDet, NF=",
+    "deqdet_r50_64points_12ep": "DEQDet†, NF=",
+}
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def inspect_refinement(args: argparse.Namespace, subject: Subject, output: Path)
             steps=args.steps,
             make_evaluator=make_evaluator,
             class_names=subject.class_names,
-            config=find_config(args.config_file).stem,
+            published=published_steps(find_config(args.config_file).stem),
         )
     if scores := numbers["ap_by_steps"]:
         for step, ap, ap50 in zip(scores["steps"], scores["AP"], scores["AP50"], strict=True):
@@ -167,6 +172,14 @@ def inspect_refinement(args: argparse.Namespace, subject: Subject, output: Path)
         print("the images have no annotations, so no AP was computed")
     if numbers["residuals"] is None:
         print("the decoder keeps no states of its queries, so no residuals were computed")
+
+
+def published_steps(config: str) -> list[dict[str, float]]:
+    """The paper's AP and AP50 of one training after several numbers of applications, for the configs that have them."""
+    if config not in PAPER_ROWS:
+        return []
+    rows = [row for row in paper_figures("deqdet")["table_2"] if row["row"].startswith(PAPER_ROWS[config])]
+    return [{"steps": row["NF"] - 1, "AP": row["AP"], "AP50": row["AP50"]} for row in rows]
 
 
 def choose_solver(model: Detector, name: str) -> None:

@@ -26,10 +26,6 @@ from crossstage.modeling.detector import Detector
 from crossstage.structures import ImageBatch, StageOutputs
 from crossstage.visualize import Box, class_name, contact_sheet, draw_boxes, with_caption
 
-PAPER = {  # DEQDet, Table 2, by config: (applications = NF - 1, AP, AP50) of one training
-    "deqdet_r50_12ep": [(5, 44.3, 63.0), (7, 44.9, 63.6), (15, 45.2, 63.9), (24, 45.3, 64.0)],
-    "deqdet_r50_64points_12ep": [(5, 45.7, 64.3), (24, 46.0, 64.8)],
-}
 DRAWN_QUERIES, LEAST_QUERIES, LEAST_SCORE = 10, 3, 0.3
 ON_SHEET = 12
 FRAME_MILLISECONDS = 400
@@ -47,7 +43,7 @@ class StepScores:
         make_evaluator: makes the evaluator of one step; None: no annotations, and so no AP.
         numbers: the number of each step.
         evaluators: one per step.
-        absolute: norms of the change of the contents of each image, per batch [S - 1, B].
+        absolute: norms of the change of the contents of each image, per batch [R, B]; see `changes`.
         relative: the same, divided by the norm of the contents after the step.
     """
 
@@ -65,24 +61,27 @@ class StepScores:
         for stage, evaluator in enumerate(self.evaluators):
             evaluator.process(batch, model.postprocess(one_stage(found.outputs, stage), batch))
         if found.outputs.states is not None:
-            absolute, relative = residuals(found.outputs.states)
+            absolute, relative = changes(found.outputs.states, found.residuals)
             self.absolute.append(absolute.cpu())
             self.relative.append(relative.cpu())
 
 
-def residuals(states: Tensor) -> tuple[Tensor, Tensor]:
+def changes(states: Tensor, residuals: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How far each step moves the contents of an image.
 
     Args:
-        states: [S, B, N, C].
+        states: the contents after each step, [S, B, N, C].
+        residuals: the relative residuals of the last R steps, [R, B], where a decoder knows what each step began from
+            (a solver may combine several earlier states). None: each step begins from the state before it; R = S - 1.
 
     Returns:
-        The norm of the change over queries and channels, and the same divided by the norm after the step, two
-        [S - 1, B] of at least float32.
+        The norm of the change over queries and channels, and the same divided by the norm after the step, two [R, B]
+        of at least float32.
     """
     states = states.to(torch.promote_types(states.dtype, torch.float32)).flatten(2)
-    absolute = (states[1:] - states[:-1]).norm(dim=-1)
-    return absolute, absolute / states[1:].norm(dim=-1)
+    if residuals is None:
+        residuals = (states[1:] - states[:-1]).norm(dim=-1) / states[1:].norm(dim=-1)
+    return residuals * states[len(states) - len(residuals) :].norm(dim=-1), residuals
 
 
 def look_at_refinement(
@@ -126,7 +125,7 @@ def write_residuals(scores: StepScores, folder: Path, *, trained: int | None) ->
         return None
     kinds = {"relative": torch.cat(scores.relative, dim=1), "absolute": torch.cat(scores.absolute, dim=1)}
     bands = {name: dict(zip(("low", "median", "high"), _bands(values), strict=True)) for name, values in kinds.items()}
-    steps = scores.numbers[1:]
+    steps = scores.numbers[len(scores.numbers) - len(kinds["relative"]) :]
     numbers = {"steps": steps, "trained_steps": trained, "images": kinds["relative"].shape[1], **bands}
     write_numbers(folder / "residuals.json", numbers)
     with paper_figure(folder / "residuals", columns=2, width=5.0) as grid:
@@ -140,14 +139,16 @@ def write_residuals(scores: StepScores, folder: Path, *, trained: int | None) ->
     return numbers
 
 
-def write_scores(scores: StepScores, folder: Path, *, trained: int | None, config: str) -> Numbers | None:
+def write_scores(
+    scores: StepScores, folder: Path, *, trained: int | None, published: Sequence[Mapping[str, float]] = ()
+) -> Numbers | None:
     """Draw ap_by_steps.png and write ap_by_steps.json.
 
     Args:
         scores: of all images.
         folder: for the files.
         trained: applications in training, which the figure marks, or None.
-        config: short name of the config; where the paper has figures for it, they are drawn too.
+        published: figures of a paper, which are drawn too: "steps", "AP" and "AP50" of each.
 
     Returns:
         The numbers, or None if the images have no annotations.
@@ -159,9 +160,7 @@ def write_scores(scores: StepScores, folder: Path, *, trained: int | None, confi
     while evaluators:  # each reads the annotations and keeps them: none is kept longer than needed
         by_step.append(evaluators.pop(0).evaluate()["bbox"])
     curves = {name: [result[name] for result in by_step] for name in SCORES}
-    paper = PAPER.get(config, [])
-    published = [{"steps": steps, "AP": ap, "AP50": ap50} for steps, ap, ap50 in paper]
-    numbers = {"steps": scores.numbers, "trained_steps": trained, **curves, "paper": published}
+    numbers = {"steps": scores.numbers, "trained_steps": trained, **curves, "paper": list(published)}
     write_numbers(folder / "ap_by_steps.json", numbers)
     with paper_figure(folder / "ap_by_steps") as grid:
         axes = grid[0, 0]
@@ -263,7 +262,7 @@ def refinement_of(
     steps: int | None,
     make_evaluator: Callable[[], CocoEvaluator] | None,
     class_names: Sequence[str],
-    config: str = "",
+    published: Sequence[Mapping[str, float]] = (),
 ) -> Mapping[str, Numbers | None]:
     """Do everything of `crossstage inspect refinement` but the gradient norms; returns the numbers of each figure."""
     scores, (batch, outputs) = look_at_refinement(
@@ -273,12 +272,12 @@ def refinement_of(
     write_boxes_over_steps(batch, outputs, scores.numbers, class_names, folder)
     return {
         "residuals": write_residuals(scores, folder, trained=trained),
-        "ap_by_steps": write_scores(scores, folder, trained=trained, config=config),
+        "ap_by_steps": write_scores(scores, folder, trained=trained, published=published),
     }
 
 
 def _bands(values: Tensor) -> Tensor:
-    """Quantiles over the images: [S - 1, I] -> [3, S - 1]."""
+    """Quantiles over the images: [R, I] -> [3, R]."""
     return values.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64), dim=1)
 
 

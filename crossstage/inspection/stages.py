@@ -48,13 +48,13 @@ class EveryStage:
         queries: what entered the decoder.
         outputs: of the group "matching", every stage; of a decoder that repeats a step, every step.
         first: number of the first stage, as the axis of a figure counts it: 0 before any application.
-        repeats: whether the stages are applications of one step.
+        residuals: of a decoder that repeats a step, the relative residual of each application, [steps, B].
     """
 
     queries: Queries
     outputs: StageOutputs
     first: int = 1
-    repeats: bool = False
+    residuals: Tensor | None = None
 
     @property
     def numbers(self) -> list[int]:
@@ -63,7 +63,7 @@ class EveryStage:
 
     def title(self, stage: int) -> str:
         """How a figure calls a stage, by its index: "stage 1", or "step 0" before a step is repeated."""
-        return f"{'step' if self.repeats else 'stage'} {self.first + stage}"
+        return f"{'stage' if self.residuals is None else 'step'} {self.first + stage}"
 
 
 @contextmanager
@@ -94,9 +94,9 @@ def every_stage(model: Detector, batch: ImageBatch, *, steps: int | None = None)
     if not isinstance(model.decoder, TracedDecoder):
         return EveryStage(queries, _matching(queries, model.decoder(queries, memory)))
     steps = model.decoder.applications if steps is None else steps
-    outputs, _ = model.decoder.trace(queries, memory, steps)
+    outputs, residuals = model.decoder.trace(queries, memory, steps)
     first = steps + 1 - outputs.num_stages
-    return EveryStage(queries, _matching(queries, outputs), first=first, repeats=True)
+    return EveryStage(queries, _matching(queries, outputs), first=first, residuals=residuals)
 
 
 def spread(count: int, most: int) -> list[int]:

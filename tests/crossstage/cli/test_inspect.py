@@ -9,7 +9,7 @@ from PIL import Image
 
 from crossstage.cli import main
 from crossstage.cli.command_line import without_overrides
-from crossstage.cli.inspection import choose_solver
+from crossstage.cli.inspection import choose_solver, published_steps
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.errors import InputError
 from crossstage.inspection import figures
@@ -134,6 +134,13 @@ class _Plain:
 
 class _Other(_Plain):
     def __call__(self) -> None: ...
+
+
+def test_the_papers_figures_of_one_training_stand_at_their_applications():
+    released = published_steps("deqdet_r50_64points_12ep")
+    assert released == [{"steps": 5, "AP": 45.7, "AP50": 64.3}, {"steps": 24, "AP": 46.0, "AP50": 64.8}]
+    assert [row["steps"] for row in published_steps("deqdet_r50_12ep")] == [5, 7, 15, 24]
+    assert published_steps("rnndet_r50_12ep") == []  # there, each number is a training of its own
 
 
 def test_a_solver_is_found_next_to_the_one_that_it_replaces():

@@ -12,7 +12,7 @@ from crossstage.evaluation import CocoEvaluator
 from crossstage.inspection import figures
 from crossstage.inspection.refinement import (
     StepScores,
-    residuals,
+    changes,
     write_boxes_over_steps,
     write_gradient_norms,
     write_residuals,
@@ -51,7 +51,9 @@ def test_a_repeated_step_is_shown_before_and_after_each_application(name: str, t
     torch.testing.assert_close(found.outputs.boxes[-1], expected.outputs.boxes[-1])
     assert found.numbers == list(range(model.decoder.applications + 1)) and found.title(0) == "step 0"
     assert trained_steps(model) == trained
-    torch.testing.assert_close(residuals(longer.outputs.states)[1], relative.double())
+    assert torch.equal(longer.residuals, relative)
+    absolute, relative = changes(longer.outputs.states)  # the plain iteration begins each step from the state before
+    torch.testing.assert_close(changes(longer.outputs.states, longer.residuals), (absolute, relative))
     with pytest.raises(InputError, match=r"^--steps 0: expected at least 1$"):
         every_stage(model, batch, steps=0)
 
@@ -86,7 +88,9 @@ def scene(tmp_path: Path):
     }  # fmt: skip
     (tmp_path / "truth.json").write_text(json.dumps(content))
     queries = Queries(states[0], torch.rand(2, 4, 4), (QueryGroup("matching", 4),))
-    return batch, EveryStage(queries, StageOutputs(logits, boxes, states), first=0, repeats=True)
+    return batch, EveryStage(
+        queries, StageOutputs(logits, boxes, states), first=0, residuals=torch.tensor([[0.5, 0.5], [0.25, 0.5]])
+    )
 
 
 class _Model:
@@ -97,16 +101,23 @@ def test_one_pass_scores_every_step(scene, tmp_path: Path):
     batch, found = scene
     scores = StepScores(partial(CocoEvaluator, tmp_path / "truth.json"))
     scores.add(_Model, batch, found)
-    write_scores(scores, tmp_path, trained=2, config="deqdet_r50_64points_12ep")
+    published = [{"steps": 1, "AP": 45.7, "AP50": 64.3}]
+    write_scores(scores, tmp_path, trained=2, published=published)
     numbers = json.loads((tmp_path / "ap_by_steps.json").read_text())
     assert numbers["steps"] == [0, 1, 2] and numbers["AP"] == numbers["AP50"] == [0, pytest.approx(100), 0]
-    assert numbers["paper"] == [{"steps": 5, "AP": 45.7, "AP50": 64.3}, {"steps": 24, "AP": 46.0, "AP50": 64.8}]
+    assert numbers["paper"] == published
     numbers = write_residuals(scores, tmp_path, trained=2)
     assert numbers["steps"] == [1, 2] and numbers["images"] == 2
-    assert numbers["relative"]["median"].tolist() == pytest.approx([1 / 2, 1 / 3])
-    assert numbers["absolute"]["high"].tolist() == pytest.approx([8, 8])  # sqrt of 4 queries x 16 channels
+    assert numbers["relative"]["median"].tolist() == pytest.approx([0.5, 0.375])
+    assert numbers["absolute"]["median"].tolist() == pytest.approx([0.5 * 2 * 8, 0.375 * 3 * 8])  # 8^2 = 4 x 16
     for name in ("ap_by_steps", "residuals"):
         assert (tmp_path / f"{name}.png").stat().st_size and (tmp_path / f"{name}.pdf").stat().st_size
+
+
+def test_without_residuals_a_step_begins_from_the_state_before_it():
+    states = torch.tensor([1.0, 2.0, -1.0])[:, None, None, None].expand(-1, 2, 4, 16)
+    absolute, relative = changes(states)
+    assert absolute[:, 0].tolist() == pytest.approx([8, 24]) and relative[:, 1].tolist() == pytest.approx([0.5, 3])
 
 
 def test_boxes_over_steps_have_one_frame_per_step(scene, tmp_path: Path):
