@@ -194,7 +194,8 @@ def choose_solver(model: Detector, name: str) -> None:
         raise InputError(f"--solver {name}: {type(decoder).__name__} repeats no step, so it has no solver")
     module = sys.modules[type(solver).__module__]
     classes = [found for _, found in python_inspect.getmembers(module, python_inspect.isclass)]
-    solvers = [found for found in classes if found.__module__ == module.__name__ and "__call__" in vars(found)]
+    own = [found for found in classes if found.__module__ == module.__name__]
+    solvers = [found for found in own if "__call__" in vars(found) and not getattr(found, "_is_protocol", False)]
     fitting = [found for found in solvers if found.__name__.lower().startswith(name.lower())]
     if len(fitting) != 1:
         known = ", ".join(found.__name__ for found in solvers)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -124,6 +125,12 @@ def test_an_unknown_tool_is_an_error_that_names_the_tools(capsys):
         "error: crossstage inspect querys: no such tool. There are: refinement, queries, assignment, points, features. "
         "Did you mean queries?\n"
     )
+
+
+class _AnySolver(Protocol):
+    """Their interface, which cannot be built."""
+
+    def __call__(self) -> None: ...
 
 
 class _Plain:
