@@ -19,7 +19,7 @@ from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels
 
 WIDEST = 128  # channels per head that fit the kernel's registers
-FEW_SAMPLES = 8  # below this number of samples per row, long axes of rows are faster than short axes of samples
+FEW_SAMPLES = 6  # below this number of samples per row, long axes of rows are faster than short axes of samples
 
 
 def bilinear_samples(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
