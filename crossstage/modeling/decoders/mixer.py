@@ -82,8 +82,7 @@ class OverlapAttention(nn.Module):
 class MixerLayer(nn.Module):
     """One stage: self-attention, sampling and mixing, feed-forward; a norm follows each.
 
-    recompute: whether training computes the inside of the layer again in the backward pass, which saves memory.
-    """
+    recompute: whether training computes the inside of the layer again in the backward pass, which saves memory."""
 
     def __init__(
         self,
