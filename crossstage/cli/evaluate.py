@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from crossstage.cli.command_line import add_config_file, exit_status, new_parser
 from crossstage.cli.train import OVERRIDES, add_processes, check_flags
@@ -13,7 +15,8 @@ EXAMPLES = """examples:
   %(prog)s --config-file dino_toy --weights output/model_final.pth dataloader.root=datasets/toy_easy
   %(prog)s --config-file output/config.yaml --weights output/model_final.pth
 If the config has train.model_ema.enabled=True, the averaged weights of the checkpoint are measured.
-results.json and the predictions are written into train.output_dir.
+results.json and the predictions are written into train.output_dir, or, if a training has written there, into its folder
+eval_<name of the weights>.
 """
 
 
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
     if status := exit_status(lambda: check_flags(given, others)):
         return status
     args = argument_parser(prog).parse_intermixed_args(given)
+    args.command = shlex.join([*(prog or Path(sys.argv[0]).name).split(), *given])
     quoted = args.weights.replace("\\", "\\\\").replace("'", "\\'")
     args.opts = [*args.opts, f"train.init_checkpoint='{quoted}'"]
 

@@ -43,6 +43,7 @@ class RunLog:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self._handlers: list[logging.Handler] = [_TerminalHandler(self.console), self._early]
         self._before: dict[str, tuple[int, bool]] = {}
+        self._file: logging.FileHandler | None = None
 
     def __enter__(self) -> RunLog:
         for name in LOGGERS:
@@ -56,12 +57,36 @@ class RunLog:
 
     def open_file(self, path: Path) -> None:
         """Also write to `path` from now on, beginning with everything that was logged before."""
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = self._file = _LogFile(path, encoding="utf-8")
         file.setFormatter(PLAIN)
         self._early.setTarget(file)
         self._early.flush()
         self._early.flushLevel = logging.NOTSET  # from now on, every record is written at once
         self._handlers.append(file)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the log file, or None before `open_file`."""
+        return None if self._file is None or self._file.stream is None else self._file.stream.fileno()
+
+    def note_end(self, error: BaseException, output_dir: Path, *, rank: int) -> None:
+        """Write, to the log file alone, why the run ends; the terminal gets the error by other ways.
+
+        Args:
+            error: what ends the run. Its traceback is written too, unless a signal stopped the run.
+            output_dir: the output folder; processes without a log file of their own append to its log.txt.
+            rank: number of this process.
+        """
+        path = output_dir / "log.txt"
+        if self._file is None and not (rank and path.is_file()):
+            return  # the run had not begun: nothing is written into the folder
+        file = self._file or _LogFile(path, encoding="utf-8")
+        whose = f"process {rank}: " if rank else ""
+        text = f"{whose}{_what_happened(error)}"
+        trace = None if type(error).__name__ == "Interrupted" else (type(error), error, error.__traceback__)
+        file.setFormatter(PLAIN)
+        file.emit(logging.LogRecord("crossstage.engine", logging.ERROR, "", 0, text, None, trace))
+        file.flush()
 
     def __exit__(self, *error: object) -> None:
         for name, (level, propagate) in self._before.items():
@@ -72,6 +97,26 @@ class RunLog:
                 ours.removeHandler(handler)
         for handler in self._handlers:
             handler.close()
+
+
+def _what_happened(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted at once; nothing was saved since the last checkpoint"
+    kind = "" if type(error).__module__.startswith("crossstage") else f"{type(error).__name__}: "
+    text = f"the run ended: {kind}{error}"
+    if isinstance(error, RuntimeError) and "onnection" in str(error):
+        text += "\n  Another process of this run has ended: killed, out of memory, or with an error of its own."
+    return text
+
+
+class _LogFile(logging.FileHandler):
+    """A file that says once, in one line, that it cannot be written; logging would print a traceback each time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report the error of the first record that could not be written."""
+        if not getattr(self, "failed", False):
+            self.failed = True
+            print(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
 
 
 class _TerminalHandler(RichHandler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.engine.log import RunLog
+from crossstage.engine.provenance import commit_name, versions
 from crossstage.evaluation import run_evaluation
-from crossstage.files import write_text
+from crossstage.files import strict_json, write_text
 from crossstage.processes import Processes
 
 Results = dict[str, dict[str, float]]  # task ("bbox") -> score name -> percent
@@ -58,9 +58,19 @@ def score(session: Session, parts: Parts) -> Results:
         )
 
 
-def save_results(results: Results, folder: Path) -> None:
-    """Write results.json."""
-    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+def save_results(results: Results, session: Session, parts: Parts, *, weights: str) -> None:
+    """Write results.json: the scores by task, and under "about" where they come from.
+
+    Args:
+        results: the scores.
+        session: the environment of the run, with the output folder.
+        parts: with the data that were evaluated.
+        weights: the file of the weights.
+    """
+    dataset = getattr(parts.test_loader, "dataset", None)
+    data = {"json_file": str(getattr(dataset, "json_file", "unknown")), "images": len(dataset) if dataset else None}
+    about = {"weights": weights, "data": data, "commit": commit_name(), "versions": versions()}
+    write_text(session.output_dir / "results.json", strict_json({**results, "about": about}, indent=2) + "\n")
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from crossstage.config import LazyConfig, find_config
 from crossstage.errors import InputError
@@ -40,8 +41,52 @@ def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
         raise InputError(f"{file}: does not define {', '.join(missing)}; a config defines {', '.join(ROOTS)}")
     if cfg.train.get("fast_dev_run", {}).get("enabled"):
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
+        cfg.train.max_epochs, cfg.train.eval_epochs = 0, 0
     check_values(cfg.train)
+    prefer_given_iterations(cfg.train, overrides)
     return cfg
+
+
+EPOCHS = {"max_epochs": "max_iter", "eval_epochs": "eval_period", "checkpointer.epochs": "checkpointer.period"}
+
+
+def prefer_given_iterations(train: DictConfig, overrides: Sequence[str]) -> None:
+    """Where an override gives iterations and none gives epochs, the epochs of the config file do not count."""
+    given = {override.split("=")[0].lstrip("+") for override in overrides}
+    for epochs, iterations in EPOCHS.items():
+        if f"train.{iterations}" in given and f"train.{epochs}" not in given:
+            OmegaConf.update(train, epochs, 0)
+
+
+def settle_length(train: DictConfig, loader: Any) -> str:
+    """Compute the iterations that are given in epochs, in place.
+
+    Args:
+        train: the config's train node.
+        loader: the training loader, which has the number of images and the batch size.
+
+    Returns:
+        A line for the log, or "" if nothing is given in epochs.
+    """
+    if not any(_value(train, key) for key in EPOCHS):
+        return ""
+    images, batch = len(loader.dataset), loader.total_batch_size * train.accumulate
+    for epochs, iterations in EPOCHS.items():
+        if number := _value(train, epochs):
+            OmegaConf.update(train, iterations, max(1, math.ceil(number * images / batch)))
+    return (
+        f"an epoch is {images / batch:.1f} iterations ({images} images, {batch} per iteration): train.max_iter="
+        f"{train.max_iter}, train.eval_period={train.eval_period}, checkpoint every {train.checkpointer.period}"
+    )
+
+
+def settle_threads(train: DictConfig) -> str:
+    """Set torch's number of threads on the CPU; returns it in words."""
+    if train.cpu_threads:
+        torch.set_num_threads(train.cpu_threads)
+    count = torch.get_num_threads()
+    where = "train.cpu_threads" if train.cpu_threads else "its default; train.cpu_threads sets it"
+    return f"{count} thread{'s' if count > 1 else ''} ({where})"
 
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -53,7 +98,11 @@ WHOLE_NUMBERS = {
     "seed": -1,
     "checkpointer.period": 1,
     "checkpointer.max_to_keep": 0,
+    "early_stopping.patience": 0,
+    "max_skipped": 0,
+    "cpu_threads": 0,
 }
+CHOICES = {"nonfinite": ("stop", "skip"), "bad_batch": ("stop", "skip")}
 ABOVE_ZERO = ("clip_grad.params.max_norm", "model_ema.warmup_gamma", "model_ema.warmup_power")
 SWITCHES = (
     "amp.enabled",
@@ -66,7 +115,7 @@ SWITCHES = (
     "deterministic",
     "wandb.enabled",
 )
-TEXTS = ("output_dir", "init_checkpoint", "device")
+TEXTS = ("output_dir", "init_checkpoint", "device", "best_metric")
 
 
 def check_values(train: DictConfig) -> None:
@@ -75,6 +124,12 @@ def check_values(train: DictConfig) -> None:
         value = _value(train, key)
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
         _require(fits, key, value, f"a whole number of at least {least}")
+    for key in EPOCHS:
+        value = _value(train, key)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        _require(fits, key, value, "a number of epochs, or 0 if the iterations count")
+    for key, choices in CHOICES.items():
+        _require(_value(train, key) in choices, key, _value(train, key), " or ".join(choices))
     for key in SWITCHES:
         _require(isinstance(_value(train, key), bool), key, _value(train, key), "True or False")
     for key in TEXTS:
