@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from crossstage.checkpoints.load import read_checkpoint
 from crossstage.cli.train import main
+from crossstage.config import LazyConfig, find_config
 from crossstage.data.coco import CocoDetection
 from crossstage.data.loader import grouped_batches
 from crossstage.engine.best import Best
 from crossstage.engine.output import held
+from crossstage.engine.run import build_parts
 from crossstage.errors import InputError, NonFiniteError
 
 
@@ -237,3 +240,27 @@ def test_length_and_periods_in_epochs(run, capsys):
     assert "an epoch is 3.0 iterations (24 images, 8 per iteration): train.max_iter=5" in capsys.readouterr().out
     assert (folder / "model_0000002.pth").exists() and not (folder / "model_0000003.pth").exists()
     assert len(list(run("given", *epochs[1:], "train.max_iter=1").glob("model_final.pth"))) == 1
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_backbone_that_a_checkpoint_replaces_is_not_downloaded(replaced, monkeypatch, tmp_path, toy_root):
+    """Without internet, a run from a checkpoint begins, and one without is one line with the remedies."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def offline(*_, pretrained: bool, **options):
+        if pretrained:
+            raise FileNotFoundError("cannot find the requested files in the local cache")
+        return create(*_, pretrained=pretrained, **options)
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", offline)
+    config = LazyConfig.load(find_config("dino_toy"))
+    config.dataloader.root, config.model.backbone.pretrained = str(toy_root), True
+    if replaced:
+        assert build_parts(config, trains=False, replaced=True).model.num_classes == 8
+        assert config.model.backbone.pretrained  # config.yaml keeps it
+    else:
+        with pytest.raises(
+            InputError, match=r"pretrained weights cannot be downloaded .* run once with internet, start"
+        ):
+            build_parts(config, trains=False, replaced=False)
