@@ -24,10 +24,11 @@ from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
 from crossstage.engine.provenance import head, model_line
-from crossstage.engine.session import Parts, Results, Session, save_results, score
+from crossstage.engine.session import Parts, Results, Session, origin, save_results, score
 from crossstage.engine.trainer import Trainer
 from crossstage.errors import InputError, NonFiniteError
-from crossstage.evaluation import metrics_table
+from crossstage.evaluation import CocoEvaluator, metrics_table
+from crossstage.evaluation.report import write_report
 from crossstage.files import remove_leftovers
 from crossstage.processes import Processes, end_started_processes
 from crossstage.random_state import seed_all
@@ -102,7 +103,10 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
                 if notice:
                     logger.info(notice)
                 session = Session(cfg, fabric, Processes(), output_dir, log)
-                results = evaluate(session) if args.eval_only else train(session, resumes=resumes, asked=args.resume)
+                if args.eval_only:
+                    results = evaluate(session, reports=getattr(args, "report", False))
+                else:
+                    results = train(session, resumes=resumes, asked=args.resume)
             except BaseException as error:
                 if not getattr(error, "known_to_first", False) or fabric.global_rank == 0:
                     log.note_end(error, output_dir, rank=fabric.global_rank)
@@ -248,8 +252,16 @@ def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
     LazyConfig.save(session.cfg, folder / "config.yaml")
 
 
-def evaluate(session: Session) -> Results:
-    """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json."""
+def evaluate(session: Session, *, reports: bool) -> Results:
+    """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json.
+
+    Args:
+        session: the environment of the run.
+        reports: whether to write the folder report/ too.
+
+    Returns:
+        The scores.
+    """
     cfg, processes = session.cfg, session.processes
     seed_all(max(cfg.train.seed, 0))
     parts = processes.together(lambda: build_parts(cfg, trains=False, replaced=True))
@@ -264,7 +276,19 @@ def evaluate(session: Session) -> Results:
     if processes.is_first:
         save_results(results, session, parts, weights=str(cfg.train.init_checkpoint))
         logger.info(f"written to {session.output_dir / 'results.json'}")
+    if reports:
+        page = processes.on_first(lambda: report_of(session, parts))
+        logger.info(f"report: {page}")
     return results
+
+
+def report_of(session: Session, parts: Parts) -> Path:
+    """Write report/ after an evaluation; returns its page. Raises InputError if evaluator or data are not COCO's."""
+    root = getattr(parts.test_loader.dataset, "image_root", None)
+    if not isinstance(parts.evaluator, CocoEvaluator) or root is None:
+        raise InputError("--report needs dataloader.evaluator=CocoEvaluator and a dataset with image_root")
+    about = origin(parts, weights=str(session.cfg.train.init_checkpoint))
+    return write_report(parts.evaluator, session.output_dir / "report", image_root=Path(root), about=about)
 
 
 def closing_words(session: Session, results: Results) -> str:

@@ -67,10 +67,16 @@ def save_results(results: Results, session: Session, parts: Parts, *, weights: s
         parts: with the data that were evaluated.
         weights: the file of the weights.
     """
+    content = {**results, "about": origin(parts, weights=weights)}
+    write_text(session.output_dir / "results.json", strict_json(content, indent=2) + "\n")
+
+
+def origin(parts: Parts, *, weights: str) -> dict[str, Any]:
+    """Where scores come from: the weights, the data, the commit and the versions."""
     dataset = getattr(parts.test_loader, "dataset", None)
-    data = {"json_file": str(getattr(dataset, "json_file", "unknown")), "images": len(dataset) if dataset else None}
-    about = {"weights": weights, "data": data, "commit": commit_name(), "versions": versions()}
-    write_text(session.output_dir / "results.json", strict_json({**results, "about": about}, indent=2) + "\n")
+    images = len(dataset) if hasattr(dataset, "__len__") else None
+    data = {"json_file": str(getattr(dataset, "json_file", "unknown")), "images": images}
+    return {"weights": weights, "data": data, "commit": commit_name(), "versions": versions()}
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -27,7 +27,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "checkpoints": FLOOR,
     "modeling": {*FLOOR, "accumulation", "layers", "config", "torchvision_on_cpu"},
     "visualize.py": FLOOR,
-    "evaluation": {*FLOOR, "checkpoints", "data", "processes", "random_state"},
+    "evaluation": {*FLOOR, "checkpoints", "data", "processes", "random_state", "visualize"},
     "engine": {
         *FLOOR,
         *("accumulation", "config", "checkpoints", "evaluation", "processes", "random_state", "visualize"),

@@ -180,7 +180,7 @@ def test_too_many_skipped_steps_end_the_run(arguments):
 
 @pytest.fixture
 def damaged(toy_root, tmp_path, monkeypatch) -> str:
-    """The override for a copy of the data in which a picture of an early iteration cannot be read, but only once asked for."""
+    """The override for a copy of the data in which a picture of an early iteration cannot be read."""
     root = tmp_path / "damaged"
     shutil.copytree(toy_root, root)
     index = list(islice(grouped_batches(np.zeros(24, bool), batch_size=4, seed=7), 3))[2][0][0]
