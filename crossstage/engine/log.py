@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -20,10 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.traceback import Traceback
 
 from crossstage.engine.curves import draw_curves
+from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.metrics import MetricsFile
+from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.engine")
 
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 LOGGERS = ("crossstage", "csla", "dca")  # projects are crossstage.projects
 PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
 
@@ -69,24 +73,33 @@ class RunLog:
         """The file descriptor of the log file, or None before `open_file`."""
         return None if self._file is None or self._file.stream is None else self._file.stream.fileno()
 
-    def note_end(self, error: BaseException, output_dir: Path, *, rank: int) -> None:
-        """Write, to the log file alone, why the run ends; the terminal gets the error by other ways.
+    @contextmanager
+    def noting_end(self, output_dir: Path, *, rank: int) -> Iterator[None]:
+        """Write, to the log file alone, why the run ends; the terminal gets the error in other ways.
 
         Args:
-            error: what ends the run. Its traceback is written too, unless a signal stopped the run.
-            output_dir: the output folder; processes without a log file of their own append to its log.txt.
+            output_dir: the output folder; a process without a log file of its own appends to its log.txt an error
+                that only this process has.
             rank: number of this process.
+
+        Raises:
+            InputError: in place of an OSError that says that the disk is full.
         """
-        path = output_dir / "log.txt"
-        if self._file is None and not (rank and path.is_file()):
-            return  # the run had not begun: nothing is written into the folder
-        file = self._file or _LogFile(path, encoding="utf-8")
-        whose = f"process {rank}: " if rank else ""
-        text = f"{whose}{_what_happened(error)}"
-        trace = None if type(error).__name__ == "Interrupted" else (type(error), error, error.__traceback__)
-        file.setFormatter(PLAIN)
-        file.emit(logging.LogRecord("crossstage.engine", logging.ERROR, "", 0, text, None, trace))
-        file.flush()
+        try:
+            yield
+        except BaseException as error:
+            path = output_dir / "log.txt"
+            told_by_first = isinstance(error, Interrupted) or getattr(error, "known_to_first", False)
+            if rank and path.is_file() and not told_by_first:
+                self.open_file(path)
+            if self._file is not None:
+                self._file.emit(_last_record(error, rank))
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                where = error.filename or output_dir
+                raise InputError(
+                    f"{where}: cannot be written ({error.strerror}); make space, then continue with --resume"
+                ) from error
+            raise
 
     def __exit__(self, *error: object) -> None:
         for name, (level, propagate) in self._before.items():
@@ -99,14 +112,17 @@ class RunLog:
             handler.close()
 
 
-def _what_happened(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted at once; nothing was saved since the last checkpoint"
+def _last_record(error: BaseException, rank: int) -> logging.LogRecord:
+    """What ended the run, with its traceback unless a signal stopped it."""
     kind = "" if type(error).__module__.startswith("crossstage") else f"{type(error).__name__}: "
     text = f"the run ended: {kind}{error}"
+    if isinstance(error, KeyboardInterrupt):
+        text = "the run ended: interrupted at once; nothing was saved since the last checkpoint"
     if isinstance(error, RuntimeError) and "onnection" in str(error):
         text += "\n  Another process of this run has ended: killed, out of memory, or with an error of its own."
-    return text
+    trace = None if isinstance(error, Interrupted) else (type(error), error, error.__traceback__)
+    whose = f"process {rank}: " if rank else ""
+    return logging.LogRecord("crossstage.engine", logging.ERROR, "", 0, whose + text, None, trace)
 
 
 class _LogFile(logging.FileHandler):
@@ -116,7 +132,19 @@ class _LogFile(logging.FileHandler):
         """Report the error of the first record that could not be written."""
         if not getattr(self, "failed", False):
             self.failed = True
-            print(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
+            print(f"warning: {self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
+
+    def flush(self) -> None:
+        """Write what is buffered. A full disk must not hide the error that ends the run."""
+        try:
+            super().flush()
+        except OSError:
+            self.handleError(logging.makeLogRecord({}))
+
+    def close(self) -> None:
+        """Close the file, also on a full disk."""
+        with suppress(OSError):
+            super().close()
 
 
 class _TerminalHandler(RichHandler):

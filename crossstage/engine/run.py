@@ -24,7 +24,7 @@ from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
 from crossstage.engine.provenance import head, model_line
-from crossstage.engine.session import Parts, Results, Session, origin, save_results, score
+from crossstage.engine.session import Parts, Results, Session, closing_words, origin, save_results, score
 from crossstage.engine.trainer import Trainer
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation import CocoEvaluator, metrics_table
@@ -95,22 +95,20 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
     fabric.launch()
     patience = 0.0
     try:
-        with RunLog(quiet=not setup.is_first_process()) as log:
-            try:
-                threads = setup.settle_threads(cfg.train)
-                command = getattr(args, "command", "")
-                logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))
-                if notice:
-                    logger.info(notice)
-                session = Session(cfg, fabric, Processes(), output_dir, log)
-                if args.eval_only:
-                    results = evaluate(session, reports=getattr(args, "report", False))
-                else:
-                    results = train(session, resumes=resumes, asked=args.resume)
-            except BaseException as error:
-                if not getattr(error, "known_to_first", False) or fabric.global_rank == 0:
-                    log.note_end(error, output_dir, rank=fabric.global_rank)
-                raise
+        with (
+            RunLog(quiet=not setup.is_first_process()) as log,
+            log.noting_end(output_dir, rank=fabric.global_rank),
+        ):
+            threads = setup.settle_threads(cfg.train)
+            command = getattr(args, "command", "")
+            logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))
+            if notice:
+                logger.info(notice)
+            session = Session(cfg, fabric, Processes(), output_dir, log)
+            if args.eval_only:
+                results = evaluate(session, reports=getattr(args, "report", False))
+            else:
+                results = train(session, resumes=resumes, asked=args.resume)
         patience = 60.0
     except (InputError, NonFiniteError, Interrupted):
         patience = 10.0  # the other processes know about the error too, and will end
@@ -289,23 +287,6 @@ def report_of(session: Session, parts: Parts) -> Path:
         raise InputError("--report needs dataloader.evaluator=CocoEvaluator and a dataset with image_root")
     about = origin(parts, weights=str(session.cfg.train.init_checkpoint))
     return write_report(parts.evaluator, session.output_dir / "report", image_root=Path(root), about=about)
-
-
-def closing_words(session: Session, results: Results) -> str:
-    """The last lines of the log: AP, AP50, and where the files of the run are."""
-    folder = session.output_dir
-    lines = ["done"]
-    for task, scores in results.items():
-        main = "  ".join(f"{name} {scores[name]:.2f}" for name in ("AP", "AP50") if name in scores)
-        lines.append(f"  {task:<9} {main}")
-    lines += [
-        f"  weights   {folder / 'model_final.pth'}",
-        f"  curves    {folder / 'curves.png'}",
-        f"  numbers   {folder / 'metrics.json'}, {folder / 'results.json'}; tensorboard --logdir {folder}",
-        f"  pictures  python -m crossstage predict --config-file {folder / 'config.yaml'} --weights "
-        f"{folder / 'model_final.pth'} --input 'FOLDER/*.jpg' --output {folder / 'pictures'}",
-    ]
-    return "\n".join(lines)
 
 
 def _some(names: Sequence[str]) -> str:

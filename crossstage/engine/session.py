@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from torch import nn
 
+from crossstage.checkpoints.save import BEST
 from crossstage.engine.log import RunLog
 from crossstage.engine.provenance import commit_name, versions
 from crossstage.evaluation import run_evaluation
@@ -73,7 +74,7 @@ def save_results(results: Results, session: Session, parts: Parts, *, weights: s
 
 def origin(parts: Parts, *, weights: str) -> dict[str, Any]:
     """Where scores come from: the weights, the data, the commit and the versions."""
-    dataset = getattr(parts.test_loader, "dataset", None)
+    dataset: Any = getattr(parts.test_loader, "dataset", None)
     images = len(dataset) if hasattr(dataset, "__len__") else None
     data = {"json_file": str(getattr(dataset, "json_file", "unknown")), "images": images}
     return {"weights": weights, "data": data, "commit": commit_name(), "versions": versions()}
@@ -82,3 +83,21 @@ def origin(parts: Parts, *, weights: str) -> dict[str, Any]:
 def flat(results: Results) -> dict[str, float]:
     """Turn {"bbox": {"AP": x}} into {"bbox/AP": x}."""
     return {f"{task}/{name}": value for task, scores in results.items() for name, value in scores.items()}
+
+
+def closing_words(session: Session, results: Results) -> str:
+    """The last lines of the log: AP, AP50, and where the files of the run are."""
+    folder = session.output_dir
+    lines = ["done"]
+    for task, scores in results.items():
+        main = "  ".join(f"{name} {scores[name]:.2f}" for name in ("AP", "AP50") if name in scores)
+        lines.append(f"  {task:<9} {main}")
+    lines += [
+        f"  weights   {folder / 'model_final.pth'}",
+        *([f"  best      {best}"] if (best := folder / BEST).is_file() else []),
+        f"  curves    {folder / 'curves.png'}",
+        f"  numbers   {folder / 'metrics.json'}, {folder / 'results.json'}; tensorboard --logdir {folder}",
+        f"  pictures  python -m crossstage predict --config-file {folder / 'config.yaml'} --weights "
+        f"{folder / 'model_final.pth'} --input 'FOLDER/*.jpg' --output {folder / 'pictures'}",
+    ]
+    return "\n".join(lines)

@@ -111,7 +111,7 @@ def judge(scene: Scene) -> Judgement:
 
 
 def _kind_of_mistake(iou: np.ndarray, same_class: np.ndarray, real: np.ndarray) -> tuple[str, int]:
-    """The kind of a detection without a hit, from its IoU [G] with the objects; and the object that it was meant for."""
+    """The kind of a detection without a hit, and the object that it was meant for, from its IoU [G] with objects."""
     same = np.where(same_class & real, iou, 0.0)
     other = np.where(~same_class & real, iou, 0.0)
     best_same, best_other = same.max(initial=0.0), other.max(initial=0.0)
