@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -122,6 +124,32 @@ def end_started_processes(fabric: Fabric, *, patience: float) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def watch_started_processes(fabric: Fabric, tell: Callable[[str], None]) -> None:
+    """Tell, from a thread, if a process that Lightning started ends with an error or is killed.
+
+    Lightning then kills this process too, within seconds, and nothing else would say why.
+
+    Args:
+        fabric: the Fabric that started them.
+        tell: gets one line.
+    """
+    processes = list(getattr(fabric.strategy.launcher, "procs", []))
+
+    def watch() -> None:
+        while True:
+            for rank, process in enumerate(processes, start=1):
+                if status := process.poll():
+                    how = f"with status {status}"
+                    if status < 0:
+                        how = f"by {signal.Signals(-status).name}" + " (out of memory?)" * (status == -signal.SIGKILL)
+                    tell(f"process {rank} of this run has ended {how}: the run ends")
+                    return
+            time.sleep(0.2)
+
+    if processes:
+        threading.Thread(target=watch, name="watch-processes", daemon=True).start()
 
 
 def _nothing() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,6 +20,34 @@ class Interrupted(Exception):
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
         self.status = 128 + number
+
+
+@contextmanager
+def ending_signals() -> Iterator[None]:
+    """Inside, the signals of `STOPPING` but SIGINT raise Interrupted, so that the log can say how the run ended.
+
+    After the first one, a signal ends the process at once again, even if Python code cannot run.
+    """
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        restore()
+        name = signal.Signals(number).name
+        raise Interrupted(f"stopped at once by {name}; nothing was saved since the last checkpoint", number=number)
+
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name) and name != "SIGINT"]
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        restore()
 
 
 class StopSignals:

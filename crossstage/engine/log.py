@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -92,14 +93,21 @@ class RunLog:
             told_by_first = isinstance(error, Interrupted) or getattr(error, "known_to_first", False)
             if rank and path.is_file() and not told_by_first:
                 self.open_file(path)
-            if self._file is not None:
-                self._file.emit(_last_record(error, rank))
+            self.write_plainly(PLAIN.format(_last_record(error, rank)))
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 where = error.filename or output_dir
                 raise InputError(
                     f"{where}: cannot be written ({error.strerror}); make space, then continue with --resume"
                 ) from error
             raise
+
+    def write_plainly(self, text: str) -> None:
+        """Append text to the log file, if there is one, whatever happens to the run at this moment."""
+        for _ in range(3):  # the death of a data worker raises a RuntimeError wherever the main thread is
+            with suppress(RuntimeError):
+                if self.descriptor is not None:
+                    os.write(self.descriptor, f"{text}\n".encode())
+                return
 
     def __exit__(self, *error: object) -> None:
         for name, (level, propagate) in self._before.items():

@@ -29,16 +29,15 @@ class Recorder:
         self._timings: list[dict[str, float]] = []
         self._gradient_norms: list[Tensor] = []  # on the device until they are collected
 
-    def check(self, record: StepRecord) -> StepRecord:
-        """Raise NonFiniteError if a loss is not finite; after the check, the batch is not needed any more."""
-        if not self.checks_each_step:
-            return record
-        settle([record])
-        return replace(record, batch=None)
+    def check(self, record: StepRecord) -> None:
+        """Raise NonFiniteError if a loss is not finite; where this would wait for a device, `collect` does it later."""
+        if self.checks_each_step:
+            settle([record])
 
     def add(self, records: list[StepRecord], *, gradient_norm: Tensor | None, seconds: float, waited: float) -> None:
         """Add a step: its batches, the norm of its gradient, its time, and the part of it that data were awaited."""
-        self._pending += records
+        # Batches that have been checked are not needed any more.
+        self._pending += [replace(record, batch=None) if self.checks_each_step else record for record in records]
         self._timings.append({"time": seconds, "data_time": waited, "rank_data_time": waited})
         if gradient_norm is not None:
             self._gradient_norms.append(gradient_norm.detach())

@@ -20,7 +20,7 @@ from crossstage.checkpoints.save import Checkpointer
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
 from crossstage.engine import setup
-from crossstage.engine.interrupt import Interrupted
+from crossstage.engine.interrupt import Interrupted, ending_signals
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
 from crossstage.engine.provenance import head, model_line
@@ -30,7 +30,7 @@ from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation import CocoEvaluator, metrics_table
 from crossstage.evaluation.report import write_report
 from crossstage.files import remove_leftovers
-from crossstage.processes import Processes, end_started_processes
+from crossstage.processes import Processes, end_started_processes, watch_started_processes
 from crossstage.random_state import seed_all
 
 logger = logging.getLogger("crossstage.engine")
@@ -98,7 +98,9 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
         with (
             RunLog(quiet=not setup.is_first_process()) as log,
             log.noting_end(output_dir, rank=fabric.global_rank),
+            ending_signals(),
         ):
+            watch_started_processes(fabric, log.write_plainly)
             threads = setup.settle_threads(cfg.train)
             command = getattr(args, "command", "")
             logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))

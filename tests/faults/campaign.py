@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -41,11 +42,14 @@ class Campaign:
         self.folder, self.kills, self.draw = folder, kills, random.Random(seed)
         counts = ["--train", "24", "--val", "8", "--size", "96", "--workers", "1"]
         write_toy(["--output", str(folder / "data"), *counts])
-        started = time.monotonic()
         self.whole = folder / "whole"
-        done = self.finish(self.start(self.whole))
+        process = self.start(self.whole)
+        wait_for(lambda: (self.whole / "log.txt").exists(), process)
+        started = time.monotonic()
+        wait_for(lambda: (self.whole / "model_final.pth").exists(), process)
+        self.seconds = time.monotonic() - started  # of the training alone
+        done = self.finish(process)
         assert done == 0, self.errors(self.whole)
-        self.seconds = time.monotonic() - started
 
     def start(self, output: Path, *more: str, **variables: str) -> subprocess.Popen:
         """Start a run in the background; its messages go to <output>.err."""
@@ -86,9 +90,9 @@ class Campaign:
             return f"{seconds:.2f} s after the start"
         if kind == "training":
             wait_for(lambda: (output / "log.txt").exists(), process)
-            seconds = self.draw.uniform(0, 0.5 * self.seconds)
+            seconds = self.draw.uniform(0, self.seconds)
             time.sleep(seconds)
-            return f"{seconds:.2f} s after the first iteration began"
+            return f"{seconds:.2f} s after log.txt began"
         target = self.draw.randint(0, 3)
         pattern = "evaluating" if kind == "evaluation" else ".model_*.tmp"
         seen = 0
@@ -223,12 +227,9 @@ def rank(campaign: Campaign) -> Iterator[Row]:
             time.sleep(0.1)
         seconds = time.monotonic() - started
         log = (output / "log.txt").read_text()
-        cause = [line for line in log.splitlines() if "the run ended" in line or "Another process" in line]
-        yield (
-            f"{victim} of two processes killed",
-            f"ended after {seconds:.0f} s, status {status}",
-            " ".join(cause)[:300],
-        )
+        cause = [line[:130] for line in log.splitlines() if re.search("the run end|Another process", line)]
+        told = f"all ended after {seconds:.0f} s, status {status}"
+        yield f"{victim} of two processes killed", told, "; ".join(cause) or "NO CAUSE in log.txt"
 
 
 def children_of(pid: int) -> list[int]:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 from itertools import islice
 from pathlib import Path
 
@@ -211,6 +212,15 @@ def test_any_other_error_ends_the_log_with_its_traceback(arguments, tmp_path, mo
         main(arguments("run"))
     assert "the run ended: ZeroDivisionError: division by zero\nTraceback" in last_lines(tmp_path / "run")
     assert last_lines(tmp_path / "run").endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_a_signal_in_an_evaluation_alone_ends_the_log(run, arguments, tmp_path, monkeypatch, capsys):
+    folder = run("run", "train.max_iter=1", "train.model_ema.enabled=False")
+    monkeypatch.setattr("crossstage.engine.run.score", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    given = [f"train.init_checkpoint={folder}/model_final.pth", "train.model_ema.enabled=False"]
+    assert main(arguments("run", "--eval-only", *given)) == 143
+    assert "the run ended: stopped at once by SIGTERM" in last_lines(folder / "eval_model_final").splitlines()[-1]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_folder_in_use_is_refused_with_the_process_that_uses_it(arguments, tmp_path, capsys):
