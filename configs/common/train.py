@@ -11,6 +11,7 @@ train = OmegaConf.create(
         "max_epochs": 0,  # if above 0, max_iter is computed from it: epochs x images / (batch size x accumulate)
         "accumulate": 1,  # batches whose gradients make one optimizer step, as one batch of their total size would
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
+        "float32_matmul_precision": "high",  # on a GPU: TF32 for float32 products; "highest": exact float32
         "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
         "clip_grad": {"enabled": True, "params": {"max_norm": 0.1, "norm_type": 2}},
         "eval_period": 5000,  # iterations; 0 = only at the end

@@ -2,6 +2,7 @@
 
 - `run`: a run, from its command line to its exit status; read it first
 - `setup`: arguments, config, seed, devices and processes
+- `length`: iterations from epochs
 - `session`: the environment and the parts of a run
 - `provenance`: versions, commit and device of a run
 - `output`: the output folder and its lock

@@ -21,6 +21,7 @@ from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
 from crossstage.engine import setup
 from crossstage.engine.interrupt import Interrupted, ending_signals
+from crossstage.engine.length import settle_length
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
 from crossstage.engine.provenance import head, model_line
@@ -91,6 +92,7 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
         local_path(cfg.train.init_checkpoint)
     if cfg.train.deterministic:
         setup.make_deterministic()
+    precision = setup.set_matmul_precision(cfg.train, device)
     fabric = setup.build_fabric(args, cfg.train, device)
     fabric.launch()
     patience = 0.0
@@ -104,8 +106,8 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
             threads = setup.settle_threads(cfg.train)
             command = getattr(args, "command", "")
             logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))
-            if notice:
-                logger.info(notice)
+            for line in filter(None, (notice, precision)):
+                logger.info(line)
             session = Session(cfg, fabric, Processes(), output_dir, log)
             if args.eval_only:
                 results = evaluate(session, reports=getattr(args, "report", False))
@@ -144,7 +146,7 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     replaced = checkpoint is not None or bool(cfg.train.init_checkpoint)
     parts = processes.together(lambda: build_parts(cfg, trains=True, replaced=replaced))
     logger.info(model_line(parts.model, cfg.train.seed))
-    if length := setup.settle_length(cfg.train, parts.train_loader):
+    if length := settle_length(cfg.train, parts.train_loader):
         logger.info(length)
     if checkpoint is not None:
         processes.together(lambda: check_same_run(checkpoint, parts, path, max_iter=cfg.train.max_iter))
@@ -191,7 +193,7 @@ def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
     cfg = session.cfg
     if load and cfg.train.init_checkpoint:
         load_initial_weights(cfg, parts, fine_tuning=True)
-    node = copy.deepcopy(cfg.optimizer)
+    node = setup.with_fused_steps(copy.deepcopy(cfg.optimizer), cfg.train, session.fabric.device.type)
     with open_dict(node.params):
         node.params.model = opaque(parts.model)
     return Trainer(session, parts, optimizer=instantiate(node), multiplier=instantiate(cfg.lr_multiplier))

@@ -14,11 +14,13 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from crossstage.config import LazyConfig, find_config
+from crossstage.engine.length import EPOCHS, prefer_given_iterations
 from crossstage.errors import InputError
 
+MATMUL_PRECISIONS = {"highest": "float32", "high": "TF32", "medium": "bfloat16"}
 ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -45,39 +47,6 @@ def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
     check_values(cfg.train)
     prefer_given_iterations(cfg.train, overrides)
     return cfg
-
-
-EPOCHS = {"max_epochs": "max_iter", "eval_epochs": "eval_period", "checkpointer.epochs": "checkpointer.period"}
-
-
-def prefer_given_iterations(train: DictConfig, overrides: Sequence[str]) -> None:
-    """Where an override gives iterations and none gives epochs, the epochs of the config file do not count."""
-    given = {override.split("=")[0].lstrip("+") for override in overrides}
-    for epochs, iterations in EPOCHS.items():
-        if f"train.{iterations}" in given and f"train.{epochs}" not in given:
-            OmegaConf.update(train, epochs, 0)
-
-
-def settle_length(train: DictConfig, loader: Any) -> str:
-    """Compute the iterations that are given in epochs, in place.
-
-    Args:
-        train: the config's train node.
-        loader: the training loader, which has the number of images and the batch size.
-
-    Returns:
-        A line for the log, or "" if nothing is given in epochs.
-    """
-    if not any(_value(train, key) for key in EPOCHS):
-        return ""
-    images, batch = len(loader.dataset), loader.total_batch_size * train.accumulate
-    for epochs, iterations in EPOCHS.items():
-        if number := _value(train, epochs):
-            OmegaConf.update(train, iterations, max(1, math.ceil(number * images / batch)))
-    return (
-        f"an epoch is {images / batch:.1f} iterations ({images} images, {batch} per iteration): train.max_iter="
-        f"{train.max_iter}, train.eval_period={train.eval_period}, checkpoint every {train.checkpointer.period}"
-    )
 
 
 def settle_threads(train: DictConfig) -> str:
@@ -139,6 +108,8 @@ def check_values(train: DictConfig) -> None:
         raise InputError("train.wandb.enabled=True needs the package wandb: pip install 'crossstage[wandb]'")
     dtype = _value(train, "amp.dtype")
     _require(dtype in PRECISIONS, "amp.dtype", dtype, " or ".join(PRECISIONS))
+    matmul = _value(train, "float32_matmul_precision")
+    _require(matmul in MATMUL_PRECISIONS, "float32_matmul_precision", matmul, " or ".join(MATMUL_PRECISIONS))
     decay = _value(train, "model_ema.decay")
     _require(isinstance(decay, float | int) and 0 <= decay < 1, "model_ema.decay", decay, "a number in [0, 1)")
     for key in ABOVE_ZERO:
@@ -268,6 +239,32 @@ def _set_meeting_point(dist_url: str, machine_rank: int) -> None:
 def draw_seed() -> int:
     """A seed from the operating system, in [0, 2**31)."""
     return secrets.randbelow(2**31)
+
+
+def set_matmul_precision(train: DictConfig, device: str) -> str:
+    """Choose how a GPU multiplies float32 numbers, and return a line for the log.
+
+    Args:
+        train: the config's train node; its float32_matmul_precision is torch's ("highest", "high" or "medium").
+        device: "cuda" or "cpu". A CPU always computes in float32, and the line is empty.
+    """
+    precision = train.float32_matmul_precision
+    if device != "cuda":
+        return ""
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+    return f"float32 products: {MATMUL_PRECISIONS[precision]} (train.float32_matmul_precision={precision})"
+
+
+def with_fused_steps(optimizer: DictConfig, train: DictConfig, device: str) -> DictConfig:
+    """The optimizer's node with fused=True on a GPU, if the optimizer has this option and the config leaves it open.
+
+    The fused step is one kernel per dtype. With fp16 gradients it would also unscale them, after clipping.
+    """
+    fp16 = train.amp.enabled and train.amp.dtype == "fp16"
+    if device == "cuda" and not fp16 and "fused" in optimizer and optimizer.fused is None and not optimizer.foreach:
+        optimizer.fused = True
+    return optimizer
 
 
 def make_deterministic() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import crossstage
 
@@ -25,13 +24,7 @@ if hasattr(signal, "SIGHUP"):  # not on Windows
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process.
-
-    Attributes:
-        status: the exit status.
-        signal: the signal that stopped it; 0 for none.
-        error: one line that says what failed, or "".
-    """
+    """The end of a process: its exit status, the signal that stopped it (0: none), and one line about a failure."""
 
     status: int
     signal: int
@@ -47,9 +40,6 @@ def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
     Args:
         arguments: the command line without the interpreter.
         lock: the lock of the run's folder (`engine.output.held`), which the child then holds too.
-
-    Returns:
-        How the child ended.
     """
     path = [str(Path(crossstage.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     received: list[int] = []
@@ -99,10 +89,9 @@ def _handling_signals(note: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _copy(stream: BinaryIO, last_lines: deque[str]) -> None:
+def _copy(stream: Iterator[bytes], last_lines: deque[str]) -> None:
     """Write what a process prints to our stderr, and keep its last lines."""
     for line in stream:
-        text = line.decode(errors="replace")
-        last_lines.append(text)
-        sys.stderr.write(text)
+        last_lines.append(line.decode(errors="replace"))
+        sys.stderr.write(last_lines[-1])
         sys.stderr.flush()

@@ -29,7 +29,7 @@ ZERO_GRADIENTS = [
     # with patterns values depend on the pattern alone, of which every anchor has each
     (r"^dab_detr.*patterns", r"decoder\.layers\.0\.self_attn\.key_pos_proj\.weight", ANY),
     # the same in DN-DETR, whose queries all have one content if there are no copies of objects
-    (r"^dn_detr", r"decoder\.layers\.0\.self_attn\.(query|key)_", NO_OBJECTS),
+    (r"^dn_detr(?!.*paq)", r"decoder\.layers\.0\.self_attn\.(query|key)_", NO_OBJECTS),
     # the first boxes are all equal
     (r"^(adamixer|stage_interactor|ffndet)", r"layers\.0\.attention\.overlap_scale", ANY),
     (r"^(deqdet|rnndet)", r"initial\.layer\.attention\.overlap_scale", ANY),
