@@ -14,6 +14,7 @@ tested in this order; and an object that is neither hit nor the object of a loca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +148,12 @@ def repaired(scene: Scene, judgement: Judgement, kind: str) -> Scene:
     return _of(scene, np.array(stays, int), labels, boxes, np.full(len(scene.crowd), True))
 
 
+def above(scene: Scene, threshold: float) -> Scene:
+    """The scene with the detections alone whose score is at least `threshold`."""
+    rows = np.nonzero(scene.scores >= threshold)[0]
+    return _of(scene, rows, scene.labels, scene.boxes_xyxy, np.full(len(scene.crowd), True))
+
+
 def _of(scene: Scene, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, objects: np.ndarray) -> Scene:
     return Scene(
         scene.image_id,
@@ -159,22 +166,19 @@ def _of(scene: Scene, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, o
     )
 
 
-def confusion(scenes: list[Scene], num_classes: int, *, threshold: float) -> np.ndarray:
+def confusion(scenes: Sequence[Scene], num_classes: int) -> np.ndarray:
     """Which class is detected where which class is, int [K + 1, K + 1].
 
     Args:
-        scenes: the images.
+        scenes: the images, with the detections that count.
         num_classes: K.
-        threshold: lowest score that counts.
 
     Returns:
         Rows are the objects' classes, columns the detected ones. The last row counts detections without an object, the
         last column objects without a detection.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), int)
-    for whole in scenes:
-        shown = np.nonzero(whole.scores >= threshold)[0]
-        scene = _of(whole, shown, whole.labels, whole.boxes_xyxy, np.full(len(whole.crowd), True))
+    for scene in scenes:
         found = hits(scene, overlaps(scene.boxes_xyxy, scene.object_boxes_xyxy, scene.crowd), any_class=True)
         for label, target in zip(scene.labels, found, strict=True):
             if target != -2:

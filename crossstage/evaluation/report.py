@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from crossstage.evaluation.coco import CocoEvaluator, Curves, Records, evaluated_curves
-from crossstage.evaluation.mistakes import KINDS, Judgement, Scene, confusion, judge, repaired
+from crossstage.evaluation.mistakes import KINDS, Judgement, Scene, above, confusion, judge, repaired
 from crossstage.evaluation.report_page import write_page
 from crossstage.files import strict_json, write_text
 
@@ -25,12 +25,12 @@ class Report:
 
     Attributes:
         classes: per class: name, AP, AP50, number of objects; by class index.
-        mistakes: per kind: its number, its number among detections with a score of at least `THRESHOLD`, and its cost,
-            the AP50 that would be gained without it.
+        mistakes: per kind: its number, its number if only detections with a score of at least `THRESHOLD` existed, and
+            its cost, the AP50 that would be gained without it.
         ap50: AP50 in percent.
         precision: [101, K], the precision at IoU 0.5 for each recall 0, 0.01, ..., 1; -1 where a class has no object.
-        confusion: int [K + 1, K + 1], from `mistakes.confusion`.
-        worst: the images with the most mistakes, the worst first: scene, judgement, cost.
+        confusion: int [K + 1, K + 1], from `mistakes.confusion`, of the detections above the threshold.
+        worst: the images with the heaviest mistakes, the worst first: scene, judgement, cost; of the same detections.
     """
 
     classes: list[dict[str, Any]]
@@ -107,27 +107,21 @@ def report(
     judgements = [judge(scene) for scene in scenes]
     curves = evaluated_curves(truth, results, max_detections=max_detections)
     ap50 = _ap50(curves)
-    counts: Counter[str] = Counter(kind for judgement in judgements for kind in judgement.kinds)
-    counts["missed"] = sum(len(judgement.missed) for judgement in judgements)
-    shown = Counter(
-        kind
-        for scene, judgement in zip(scenes, judgements, strict=True)
-        for kind, score in zip(judgement.kinds, scene.scores, strict=True)
-        if score >= THRESHOLD
-    )
+    visible = [above(scene, THRESHOLD) for scene in scenes]
+    visible_judgements = [judge(scene) for scene in visible]
+    counts, shown = _counts(judgements), _counts(visible_judgements)
     mistakes: dict[str, dict[str, float]] = {}
     for kind in KINDS:
         without = [repaired(*pair, kind) for pair in zip(scenes, judgements, strict=True)]
         gained = _ap50(_curves_of(truth, without, category_ids, max_detections)) - ap50
         mistakes[kind] = {"count": counts[kind], "count_above_threshold": shown[kind], "cost_ap50": gained}
-    mistakes["missed"]["count_above_threshold"] = counts["missed"]
     return Report(
         classes=_classes(curves, scenes, class_names),
         mistakes=mistakes,
         ap50=ap50,
         precision=curves.precision[0, :, :, 0, -1],
-        confusion=confusion(scenes, len(class_names), threshold=THRESHOLD),
-        worst=_worst(scenes, judgements),
+        confusion=confusion(visible, len(class_names)),
+        worst=_worst(visible, visible_judgements),
     )
 
 
@@ -189,6 +183,13 @@ def _record(scene: Scene, box_xyxy: np.ndarray, category_id: int) -> dict[str, A
     return {"image_id": scene.image_id, "category_id": category_id, "bbox": [x0, y0, x1 - x0, y1 - y0]}
 
 
+def _counts(judgements: Sequence[Judgement]) -> Counter[str]:
+    """How many mistakes of each kind there are."""
+    counts = Counter(kind for judgement in judgements for kind in judgement.kinds)
+    counts["missed"] = sum(len(judgement.missed) for judgement in judgements)
+    return counts
+
+
 def _ap50(curves: Curves) -> float:
     values = curves.precision[0, ..., 0, -1]
     there = values[values > -1]
@@ -207,14 +208,10 @@ def _classes(curves: Curves, scenes: Sequence[Scene], class_names: Sequence[str]
 
 
 def _worst(scenes: Sequence[Scene], judgements: Sequence[Judgement]) -> list[tuple[Scene, Judgement, float]]:
-    """The images whose mistakes weigh most: the scores of wrong detections that are shown, and 1 per missed object."""
+    """The images whose mistakes weigh most: the scores of wrong detections, and 1 per missed object."""
     rated = []
     for scene, judgement in zip(scenes, judgements, strict=True):
-        wrong = [
-            score
-            for kind, score in zip(judgement.kinds, scene.scores.tolist(), strict=True)
-            if kind in KINDS and score >= THRESHOLD
-        ]
+        wrong = [score for kind, score in zip(judgement.kinds, scene.scores.tolist(), strict=True) if kind in KINDS]
         cost = sum(wrong) + len(judgement.missed)
         if cost > 0:
             rated.append((scene, judgement, cost))

@@ -52,7 +52,7 @@ def write_page(
         folder: an existing folder.
         files: the image files by image id.
         about: where the numbers come from.
-        threshold: lowest score of a detection that is drawn.
+        threshold: lowest score of the detections in the pictures, for the page's text.
 
     Returns:
         The page.
@@ -71,7 +71,7 @@ def write_page(
             continue
         with replacing(folder / name) as temporary:
             drawn(image, scene, judgement, names, threshold=threshold).save(temporary, format="JPEG", quality=88)
-        caption = f"{files[scene.image_id].name} (image {scene.image_id}): {_counts(judgement, scene, threshold)}"
+        caption = f"{files[scene.image_id].name} (image {scene.image_id}): {_counts(judgement)}"
         pictures.append(f'<p>{html.escape(caption)}, weight {cost:.1f}</p>\n<img src="{name}">')
     page = folder / "index.html"
     write_text(page, _page(report, about, pictures, threshold))
@@ -94,7 +94,6 @@ def drawn(
             f"{class_name(int(label), class_names)} {score:.0%}" + (f" {kind}" if kind != "hit" else ""),
         )
         for box, label, score, kind in rows
-        if score >= threshold
     ]
     return side_by_side(
         with_caption(draw_boxes(image, objects), "objects"),
@@ -139,13 +138,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "<table>\n" + "\n".join([line(header, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
 
 
-def _counts(judgement: Judgement, scene: Scene, threshold: float) -> str:
-    kinds = [
-        kind
-        for kind, score in zip(judgement.kinds, scene.scores, strict=True)
-        if score >= threshold and kind in MEANING
-    ]
-    kinds += ["missed"] * len(judgement.missed)
+def _counts(judgement: Judgement) -> str:
+    kinds = [*judgement.kinds, *["missed"] * len(judgement.missed)]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in MEANING if kind in kinds)
 
 

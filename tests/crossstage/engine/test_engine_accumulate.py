@@ -59,7 +59,7 @@ def gradients(model: nn.Module, batches: list[ImageBatch]) -> tuple[dict[str, to
 DETECTORS = ("dino_toy_csla_dca", "deformable_detr_toy", "dab_detr_toy", "h_detr_toy_csla", "adamixer_toy")
 
 
-@pytest.mark.parametrize("name", [*DETECTORS, "stage_interactor_toy", "deqdet_toy", "rnndet_toy"])
+@pytest.mark.parametrize("name", [*DETECTORS, "stage_interactor_toy", "deqdet_toy", "rnndet_toy", "dino_toy_paq"])
 @pytest.mark.parametrize("counts", [(5, 1, 0, 2)])
 def test_two_batches_equal_the_large_one(name, counts):
     torch.manual_seed(0)

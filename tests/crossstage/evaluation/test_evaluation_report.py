@@ -166,3 +166,12 @@ def test_nothing_detected_is_all_missed(evaluator):
     made = numbers(evaluator, [])
     assert made.ap50 == 0 and made.mistakes["missed"]["count"] == 6
     assert made.mistakes["background"] == {"count": 0, "count_above_threshold": 0, "cost_ap50": 0.0}
+
+
+def test_what_is_shown_is_judged_without_the_detections_below_the_threshold(evaluator):
+    """A detection of score 0.2 hits an object: it is no mistake for the AP, and a missed object in the pictures."""
+    results = [{**record, "score": 0.2} if record["score"] == 0.5 else record for record in evaluator.results]
+    made = numbers(evaluator, results)
+    assert made.mistakes["missed"]["count"] == 1 and made.mistakes["missed"]["count_above_threshold"] == 2
+    assert {scene.image_id: judgement.missed for scene, judgement, _ in made.worst} == {1: (), 2: (1,), 3: (0,)}
+    assert made.confusion[1].tolist() == [1, 1, 0, 1]
