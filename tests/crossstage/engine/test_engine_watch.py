@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 from itertools import islice
@@ -15,6 +16,7 @@ import timm
 import torch
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.checkpoints.save import Checkpointer
 from crossstage.cli.train import main
 from crossstage.config import LazyConfig, find_config
 from crossstage.data.coco import CocoDetection
@@ -23,6 +25,12 @@ from crossstage.engine.best import Best
 from crossstage.engine.output import held
 from crossstage.engine.run import build_parts
 from crossstage.errors import InputError, NonFiniteError
+
+
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of curves take most of the time of such short runs."""
+    monkeypatch.setattr("crossstage.engine.log.draw_curves", lambda *_: None)
 
 
 def after(best: Best, *scores: float) -> Best:
@@ -108,15 +116,15 @@ def test_early_stopping_ends_the_run_and_a_larger_patience_continues_it(run, scr
 
 
 def test_the_best_and_the_patience_survive_a_kill(run, scripted, tmp_path, arguments):
-    scores = (1.0, 4.0, 3.0, 2.0, 5.0, 1.0)
+    stopped = [*NO_EMA, "train.checkpointer.period=4", "train.early_stopping.patience=3"]
+    scores = (1.0, 5.0, 3.0, 2.0, 4.0, 9.0)  # the last one is not reached
     scripted(*scores)
-    whole = run("whole", *NO_EMA, "train.checkpointer.period=2", "train.early_stopping.patience=3")
-    scripted(*scores[:2], *scores[2:])
-    stopped = [*NO_EMA, "train.checkpointer.period=2", "train.early_stopping.patience=3"]
+    whole = run("whole", *stopped)
+    scripted(*scores)
     assert main(arguments("part", *stopped, "model.accident=SIGTERM", "model.accident_at=7")) == 143
     part = run("part", "--resume", *stopped)
     states = [read_checkpoint(folder / "model_final.pth")["best"] for folder in (whole, part)]
-    assert states[0] == states[1] == {"metric": "bbox/AP", "score": 5.0, "iteration": 9, "waited": 0}
+    assert states[0] == states[1] == {"metric": "bbox/AP", "score": 5.0, "iteration": 3, "waited": 3}
     bests = [read_checkpoint(folder / "model_best.pth")["model"] for folder in (whole, part)]
     assert all(bests[0][name].equal(bests[1][name]) for name in bests[0])
 
@@ -274,3 +282,20 @@ def test_a_backbone_that_a_checkpoint_replaces_is_not_downloaded(replaced, monke
             InputError, match=r"pretrained weights cannot be downloaded .* run once with internet, start"
         ):
             build_parts(config, trains=False, replaced=False)
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path):
+    """A limit on the size of files stands in for a full disk; the campaign in tests/faults fills a real one."""
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save("model_0000001", {"model": {"weight": torch.zeros(10)}})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(
+            InputError, match=r"model_0000003\.pth: cannot be written .* \(last checkpoint: model_0000001"
+        ):
+            checkpointer.save("model_0000003", {"model": {"weight": torch.zeros(10_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
