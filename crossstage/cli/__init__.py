@@ -8,6 +8,9 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `inspect`: the command line of `inspection`
+- `inspection`: opens a detector and its data for `crossstage.inspection`
+- `image_choice`: the images that `inspection` looks at
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters
 - `reproduce`: the rows of a paper's table; `crossstage.reproduction` does the work
@@ -27,6 +30,7 @@ COMMANDS = {
     "train": "train a detector from its config, or continue after an interruption",
     "evaluate": "measure a checkpoint on the config's test set",
     "predict": "draw what a detector finds in images",
+    "inspect": "show what a trained detector does: steps, queries, assignments, sampling points, features",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
     "reproduce": "run the rows of a paper's table and report them next to its figures",
     "configs": "list our configs, show one with its values, copy one to change it",

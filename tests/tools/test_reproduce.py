@@ -90,7 +90,7 @@ def request_of(rows: tuple[Row, ...] = ROWS, **values) -> Request:
 
 
 def finish(request: Request, row: int, aps: list[float]) -> None:
-    """What finished runs of the row leave behind, one a seed."""
+    """The files that finished runs of the row leave, one run per seed."""
     for run, ap in zip(request.runs(ROWS[row]), aps, strict=True):
         run.note_start(command=run.command(1), commit="c0ffee", device="CPU")
         (run.folder / "last_checkpoint").write_text("model_final.pth")

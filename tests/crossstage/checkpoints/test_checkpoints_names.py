@@ -157,7 +157,7 @@ def test_mmdets_swin_merges_patches_in_another_order(swin: TimmBackbone, prefix:
 
 
 def test_detrexs_swin_numbers_the_pairs_of_a_window_as_timms(swin: TimmBackbone):
-    """So the rows of the bias table mean the same, and what we write beside it is what its attention looks up."""
+    """So the rows of the bias table mean the same, and what we write with it is what its attention looks up."""
     table = NameTable(detrex_swin_rules(), derived=detrex_swin_derived())
     theirs = table.to_foreign({f"backbone.{name}": tensor for name, tensor in swin.state_dict().items()})
     pairs = theirs["backbone.layers.2.blocks.0.attn.relative_position_index"]

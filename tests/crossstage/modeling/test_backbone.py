@@ -1,4 +1,4 @@
-"""Backbones of other kinds than a ResNet's: any image size, one layout of the maps, norms behind them."""
+"""Backbones of other kinds than a ResNet's: any image size, one layout of the maps, norms after them."""
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_a_resnet_has_no_parameter_more_than_before():
 
 
 def test_resnext_101_with_deformable_convolutions_has_the_parameters_of_mmdets():
-    """ResNeXt-101-32x4d without its classifier, and 27 channels of offsets beside each 3x3 convolution in c3-c5."""
+    """ResNeXt-101-32x4d without its classifier, and 27 channels of offsets for each 3x3 convolution in c3-c5."""
     with torch.device("meta"):
         plain = TimmBackbone("resnext101_32x4d", pretrained=False)
         deformable = TimmBackbone("resnext101_32x4d", pretrained=False, edits=[DeformableStages()])
