@@ -17,6 +17,7 @@
 - `cli`: the commands
 - `errors`: mistakes of the user, and numbers that are not finite
 - `files`: writes files completely or not at all
+- `accumulation`: the counts that the batches of one optimizer step share
 - `processes`: messages between the processes of a run
 - `random_state`: the random generators of a process
 - `torchvision_on_cpu`: importing torchvision with CUDA operators together with a torch without CUDA

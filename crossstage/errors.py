@@ -1,5 +1,7 @@
 """Errors that the user can correct: a wrong file, key or value, or training that diverges."""
 
+from typing import Any
+
 
 class InputError(Exception):
     """A mistake in the user's input.
@@ -19,3 +21,4 @@ class NonFiniteError(FloatingPointError, ValueError):
     """A NaN or an infinity with which training cannot continue; the message says where it is."""
 
     known_to_first = False  # as above
+    evidence: tuple[Any, ...] = ()  # records of the batches in which it was found (`engine.metrics.StepRecord`)

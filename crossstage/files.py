@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = ".*.tmp"  # the pattern of the hidden files that are written first
 
@@ -50,6 +53,27 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Create or replace `path` in UTF-8. If this fails, nothing is changed and OSError names `path`."""
     write_bytes(path, text.encode())
+
+
+def strict_json(content: Any, **options: Any) -> str:
+    """JSON that every reader accepts: a number that is not finite, which JSON does not have, is written as null.
+
+    Args:
+        content: mappings, lists, texts and numbers.
+        options: further keywords for `json.dumps`.
+
+    Returns:
+        The text.
+    """
+    return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def remove_leftovers(folder: Path) -> None:

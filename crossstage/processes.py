@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from torch import Tensor, distributed
 from crossstage.errors import InputError, NonFiniteError
 
 Result = TypeVar("Result")
+Failure = InputError | NonFiniteError  # errors that the processes tell each other
 
 
 class Processes:
@@ -62,23 +65,38 @@ class Processes:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
-    def agree(self, error: InputError | NonFiniteError | None, *flags: int) -> list[int]:
-        """Raise the error of any process on every process; without an error, return the largest value of each flag.
+    def shared(self, error: Failure | None, *flags: int) -> tuple[Failure | None, list[int]]:
+        """Tell all processes about the error of one.
 
         Otherwise, after an InputError or NonFiniteError of one process, the others would wait for it.
+
+        Args:
+            error: the error of this process, or None.
+            flags: numbers of this process.
+
+        Returns:
+            The error of this process, or else that of another, or None if no process has any; and the largest value
+            of each flag.
         """
         failed, *largest = self.largest(int(error is not None), *flags)
         if not failed:
-            return largest
+            return None, largest
         found = [entry for entry in self.gather(_described(error)) if entry is not None]
         kind, message = found[0]
         error = error or (NonFiniteError if kind == "NonFiniteError" else InputError)(message)
         error.known_to_first = True  # decides which process prints it, see engine/run.py
-        raise error
+        return error, largest
+
+    def agree(self, error: Failure | None, *flags: int) -> list[int]:
+        """Raise the error of any process on every process; without an error, return the largest value of each flag."""
+        error, largest = self.shared(error, *flags)
+        if error is not None:
+            raise error
+        return largest
 
     def together(self, build: Callable[[], Result]) -> Result:
         """Run `build` on every process. An InputError or NonFiniteError of one process is raised on all."""
-        error: InputError | NonFiniteError | None = None
+        error: Failure | None = None
         try:
             result = build()
         except (InputError, NonFiniteError) as raised:
@@ -106,6 +124,32 @@ def end_started_processes(fabric: Fabric, *, patience: float) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def watch_started_processes(fabric: Fabric, tell: Callable[[str], None]) -> None:
+    """Tell, from a thread, if a process that Lightning started ends with an error or is killed.
+
+    Lightning then kills this process too, within seconds, and nothing else would say why.
+
+    Args:
+        fabric: the Fabric that started them.
+        tell: gets one line.
+    """
+    processes = list(getattr(fabric.strategy.launcher, "procs", []))
+
+    def watch() -> None:
+        while True:
+            for rank, process in enumerate(processes, start=1):
+                if status := process.poll():
+                    how = f"with status {status}"
+                    if status < 0:
+                        how = f"by {signal.Signals(-status).name}" + " (out of memory?)" * (status == -signal.SIGKILL)
+                    tell(f"process {rank} of this run has ended {how}: the run ends")
+                    return
+            time.sleep(0.2)
+
+    if processes:
+        threading.Thread(target=watch, name="watch-processes", daemon=True).start()
 
 
 def _nothing() -> None:

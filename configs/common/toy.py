@@ -21,3 +21,4 @@ train.clip_grad.params.max_norm = 1.0
 train.eval_period = 400
 train.checkpointer.update(period=400, max_to_keep=2)
 train.seed = 0
+train.cpu_threads = 1  # a small model gains nothing from more, and loses much if other processes need the cores

@@ -8,14 +8,21 @@ train = OmegaConf.create(
         "init_checkpoint": "",  # weights to start from: a file or an http(s) address; "" = initial weights
         "checkpoint_names": None,  # a NameTable node, if init_checkpoint has another library's parameter names
         "max_iter": 90000,  # optimizer steps; the learning-rate schedule stretches with it
-        "accumulate": 1,  # batches whose gradients are averaged into one optimizer step
+        "max_epochs": 0,  # if above 0, max_iter is computed from it: epochs x images / (batch size x accumulate)
+        "accumulate": 1,  # batches whose gradients make one optimizer step, as one batch of their total size would
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
         "float32_matmul_precision": "high",  # on a GPU: TF32 for float32 products; "highest": exact float32
         "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
         "clip_grad": {"enabled": True, "params": {"max_norm": 0.1, "norm_type": 2}},
         "eval_period": 5000,  # iterations; 0 = only at the end
+        "eval_epochs": 0,  # if above 0, eval_period is computed from it
         "log_period": 20,
-        "checkpointer": {"period": 5000, "max_to_keep": 100},  # max_to_keep 0 = all
+        "checkpointer": {"period": 5000, "epochs": 0, "max_to_keep": 100},  # epochs as above; max_to_keep 0 = all
+        "best_metric": "bbox/AP",  # the score, higher is better, whose best weights are model_best.pth; "" = none
+        "early_stopping": {"patience": 0},  # stop after so many evaluations without a better score; 0 = never
+        "nonfinite": "stop",  # or skip: leave a step with a loss or gradient that is not finite out
+        "bad_batch": "stop",  # or skip: leave a step with an image that cannot be read out
+        "max_skipped": 50,  # steps that may be left out in a run; one more ends it
         "model_ema": {
             "enabled": False,
             "decay": 0.999,
@@ -27,6 +34,7 @@ train = OmegaConf.create(
         "seed": -1,  # -1 draws a seed, which is stored in config.yaml in output_dir
         "deterministic": False,  # slower on a GPU; an operation without a deterministic form raises an error
         "device": "cuda",  # if there is no GPU, the CPU is used and a line of the log says so
+        "cpu_threads": 0,  # threads of torch on the CPU; 0 = as torch chooses (OMP_NUM_THREADS, or one per core)
         "wandb": {"enabled": False, "params": {"project": "crossstage"}},
         "fast_dev_run": {"enabled": False},  # 20 iterations, evaluation every 10, a log line for each
     }

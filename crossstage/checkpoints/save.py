@@ -15,10 +15,13 @@ from crossstage.files import replacing, write_text
 
 PERIODIC = re.compile(r"model_\d{7,}\.pth")
 POINTER = "last_checkpoint"
+BEST = "model_best.pth"
 
 
 class Checkpointer:
     """Writes and reads model_0000009.pth, ..., model_final.pth, and last_checkpoint, which names the newest one.
+
+    model_best.pth has the weights with the best score; it is not among those that last_checkpoint names.
 
     Args:
         folder: the output folder of the run.
@@ -33,13 +36,41 @@ class Checkpointer:
         """Write `state` as `name`.pth, then its name into last_checkpoint, then delete the oldest checkpoints.
 
         If the process is killed at any moment, last_checkpoint still names a complete file. Returns the file.
+        Raises InputError if the disk is full; the checkpoints that exist stay as they are.
         """
         path = self.folder / f"{name}.pth"
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
-        write_text(self.folder / POINTER, path.name)
+        self._write(path, state)
+        try:
+            write_text(self.folder / POINTER, path.name)
+        except OSError as error:
+            raise self._unwritable(self.folder / POINTER, error) from error
         self._delete_oldest()
         return path
+
+    def save_best(self, state: dict[str, Any]) -> Path:
+        """Write `state` as model_best.pth. Returns the file. Raises InputError as `save` does."""
+        path = self.folder / BEST
+        self._write(path, state)
+        return path
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(state, file)
+        # torch's writer raises a RuntimeError of its own after that of the file.
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise self._unwritable(path, cause) from error
+
+    def _unwritable(self, path: Path, error: OSError) -> InputError:
+        pointer = self.folder / POINTER
+        last = pointer.read_text().strip() if pointer.is_file() else "none yet"
+        return InputError(
+            f"{path}: cannot be written ({error.strerror}); make space, then continue with --resume "
+            f"(last checkpoint: {last})"
+        )
 
     def latest(self) -> Path | None:
         """The checkpoint to resume from, or None. Raises InputError if last_checkpoint names a missing file."""

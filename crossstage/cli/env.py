@@ -6,10 +6,10 @@ import argparse
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from crossstage.cli.command_line import new_parser
+from crossstage.engine.provenance import version
 
 PACKAGES = (
     *("torch", "torchvision", "triton", "timm", "lightning-fabric", "omegaconf", "hydra-core", "numpy", "scipy"),
@@ -51,11 +51,3 @@ def environment() -> Iterator[tuple[str, str]]:
     yield "cpus, torch threads", f"{os.cpu_count()}, {torch.get_num_threads()}"
     for name in VARIABLES:
         yield name, os.environ.get(name, "unset")
-
-
-def version(package: str) -> str:
-    """The version of an installed distribution."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from crossstage.cli.command_line import add_config_file, exit_status, new_parser
 from crossstage.errors import InputError
@@ -12,6 +14,8 @@ from crossstage.errors import InputError
 EXAMPLES = """examples:
   train on one GPU, or on the CPU if there is no GPU:
     %(prog)s --config-file dino_toy dataloader.root=datasets/toy_easy
+  12 epochs, evaluated after each, and stopped if three evaluations bring nothing better:
+    %(prog)s --config-file F train.max_epochs=12 train.eval_epochs=1 train.early_stopping.patience=3
   8 GPUs, another batch size (over all GPUs) and length:
     %(prog)s --config-file F --num-gpus 8 dataloader.train.total_batch_size=32 train.max_iter=45000
   continue after an interruption:
@@ -28,6 +32,7 @@ OVERRIDES = {
     "--lr": "optimizer.lr",
     "--learning-rate": "optimizer.lr",
     "--weight-decay": "optimizer.weight_decay",
+    "--epochs": "train.max_epochs",
     "--iterations": "train.max_iter",
     "--max-iter": "train.max_iter",
     "--batch-size": "dataloader.train.total_batch_size",
@@ -44,10 +49,6 @@ OVERRIDES = {
     "--weights": "train.init_checkpoint",
 }
 SWITCHES = ("--amp", "--ema")
-EPOCHS = (
-    "a run's length is given in iterations: train.max_iter=N, where N is epochs x images / batch size "
-    "(12 epochs of COCO in batches of 16: train.max_iter=90000)"
-)
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
     if status := exit_status(lambda: check_flags(given, OVERRIDES)):
         return status
     args = argument_parser(prog).parse_intermixed_args(given)
+    args.command = shlex.join([*(prog or Path(sys.argv[0]).name).split(), *given])
 
     from crossstage.engine.run import run_to_exit_status
 
@@ -101,8 +103,6 @@ def check_flags(arguments: Sequence[str], overrides: dict[str, str]) -> None:
     """
     for position, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
-        if flag == "--epochs":
-            raise InputError(f"--epochs: no such flag; {EPOCHS}")
         if flag == "--gpus":
             raise InputError("--gpus: no such flag; write --num-gpus N")
         if flag not in overrides:

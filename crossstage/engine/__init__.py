@@ -2,12 +2,19 @@
 
 - `run`: a run, from its command line to its exit status; read it first
 - `setup`: arguments, config, seed, devices and processes
+- `length`: iterations from epochs
 - `session`: the environment and the parts of a run
-- `output`: the output folder
+- `provenance`: versions, commit and device of a run
+- `output`: the output folder and its lock
 - `optim`: parameter groups and learning rates
 - `trainer`: the training loop
+- `step`: one optimizer step
+- `network`: the model as Fabric wraps it
 - `ema`: averaged weights
-- `interrupt`: Ctrl-C and SIGTERM
+- `best`: the best evaluation, and early stopping
+- `interrupt`: Ctrl-C and other signals
+- `failure`: what a loss that is not finite leaves
+- `recorder`: the numbers of the steps
 - `metrics`: medians, and metrics.json
 - `log`: log.txt, the terminal, TensorBoard
 - `curves`: curves.png

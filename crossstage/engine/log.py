@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -20,10 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.traceback import Traceback
 
 from crossstage.engine.curves import draw_curves
+from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.metrics import MetricsFile
+from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.engine")
 
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 LOGGERS = ("crossstage", "csla", "dca")  # projects are crossstage.projects
 PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
 
@@ -43,6 +48,7 @@ class RunLog:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self._handlers: list[logging.Handler] = [_TerminalHandler(self.console), self._early]
         self._before: dict[str, tuple[int, bool]] = {}
+        self._file: logging.FileHandler | None = None
 
     def __enter__(self) -> RunLog:
         for name in LOGGERS:
@@ -56,12 +62,52 @@ class RunLog:
 
     def open_file(self, path: Path) -> None:
         """Also write to `path` from now on, beginning with everything that was logged before."""
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = self._file = _LogFile(path, encoding="utf-8")
         file.setFormatter(PLAIN)
         self._early.setTarget(file)
         self._early.flush()
         self._early.flushLevel = logging.NOTSET  # from now on, every record is written at once
         self._handlers.append(file)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the log file, or None before `open_file`."""
+        return None if self._file is None or self._file.stream is None else self._file.stream.fileno()
+
+    @contextmanager
+    def noting_end(self, output_dir: Path, *, rank: int) -> Iterator[None]:
+        """Write, to the log file alone, why the run ends; the terminal gets the error in other ways.
+
+        Args:
+            output_dir: the output folder; a process without a log file of its own appends to its log.txt an error
+                that only this process has.
+            rank: number of this process.
+
+        Raises:
+            InputError: in place of an OSError that says that the disk is full.
+        """
+        try:
+            yield
+        except BaseException as error:
+            path = output_dir / "log.txt"
+            told_by_first = isinstance(error, Interrupted) or getattr(error, "known_to_first", False)
+            if rank and path.is_file() and not told_by_first:
+                self.open_file(path)
+            self.write_plainly(PLAIN.format(_last_record(error, rank)))
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                where = error.filename or output_dir
+                raise InputError(
+                    f"{where}: cannot be written ({error.strerror}); make space, then continue with --resume"
+                ) from error
+            raise
+
+    def write_plainly(self, text: str) -> None:
+        """Append text to the log file, if there is one, whatever happens to the run at this moment."""
+        for _ in range(3):  # the death of a data worker raises a RuntimeError wherever the main thread is
+            with suppress(RuntimeError):
+                if self.descriptor is not None:
+                    os.write(self.descriptor, f"{text}\n".encode())
+                return
 
     def __exit__(self, *error: object) -> None:
         for name, (level, propagate) in self._before.items():
@@ -72,6 +118,41 @@ class RunLog:
                 ours.removeHandler(handler)
         for handler in self._handlers:
             handler.close()
+
+
+def _last_record(error: BaseException, rank: int) -> logging.LogRecord:
+    """What ended the run, with its traceback unless a signal stopped it."""
+    kind = "" if type(error).__module__.startswith("crossstage") else f"{type(error).__name__}: "
+    text = f"the run ended: {kind}{error}"
+    if isinstance(error, KeyboardInterrupt):
+        text = "the run ended: interrupted at once; nothing was saved since the last checkpoint"
+    if isinstance(error, RuntimeError) and "onnection" in str(error):
+        text += "\n  Another process of this run has ended: killed, out of memory, or with an error of its own."
+    trace = None if isinstance(error, Interrupted) else (type(error), error, error.__traceback__)
+    whose = f"process {rank}: " if rank else ""
+    return logging.LogRecord("crossstage.engine", logging.ERROR, "", 0, whose + text, None, trace)
+
+
+class _LogFile(logging.FileHandler):
+    """A file that says once, in one line, that it cannot be written; logging would print a traceback each time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report the error of the first record that could not be written."""
+        if not getattr(self, "failed", False):
+            self.failed = True
+            print(f"warning: {self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
+
+    def flush(self) -> None:
+        """Write what is buffered. A full disk must not hide the error that ends the run."""
+        try:
+            super().flush()
+        except OSError:
+            self.handleError(logging.makeLogRecord({}))
+
+    def close(self) -> None:
+        """Close the file, also on a full disk."""
+        with suppress(OSError):
+            super().close()
 
 
 class _TerminalHandler(RichHandler):

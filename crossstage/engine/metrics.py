@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.errors import NonFiniteError
-from crossstage.files import write_text
-from crossstage.structures import Losses
+from crossstage.errors import InputError, NonFiniteError
+from crossstage.files import strict_json, write_text
+from crossstage.structures import ImageBatch, Losses
 
 WINDOW = 20  # a logged value is the median of this many iterations
 
@@ -31,6 +31,7 @@ class StepRecord:
         names: the names of the numbers; the losses come first.
         num_losses: how many of the numbers are losses, which must be finite.
         values: the numbers, float32 [len(names)].
+        batch: the batch as the loader has made it, on the host, to show it after a failure; None after a check.
         image_ids: the images of the batch.
     """
 
@@ -39,13 +40,23 @@ class StepRecord:
     num_losses: int
     values: Tensor
     image_ids: tuple[int, ...]
+    batch: ImageBatch | None = None
 
     @classmethod
-    def of(cls, iteration: int, losses: Losses, image_ids: tuple[int, ...]) -> StepRecord:
+    def of(cls, iteration: int, losses: Losses, batch: ImageBatch) -> StepRecord:
         """Make the record of a batch: the loss terms, their total as `total_loss`, and the metrics."""
         numbers = {**losses.terms, "total_loss": losses.total, **losses.metrics}
         values = torch.stack([value.detach().float() for value in numbers.values()])
-        return cls(iteration, tuple(numbers), len(losses.terms) + 1, values, image_ids)
+        return cls(iteration, tuple(numbers), len(losses.terms) + 1, values, batch.image_ids, batch)
+
+    @classmethod
+    def without_losses(cls, iteration: int, batch: ImageBatch) -> StepRecord:
+        """The record of a batch for which the model failed before it had losses."""
+        return cls(iteration, (), 0, torch.zeros(0), batch.image_ids, batch)
+
+    def losses(self) -> dict[str, float]:
+        """The losses by name, copied to the host."""
+        return dict(zip(self.names[: self.num_losses], self.values.tolist(), strict=False))
 
 
 def settle(records: list[StepRecord]) -> list[dict[str, float]]:
@@ -68,9 +79,11 @@ def settle(records: list[StepRecord]) -> list[dict[str, float]]:
         row, flat = dict(zip(record.names, flat, strict=False)), flat[len(record.names) :]
         bad = [name for name in record.names[: record.num_losses] if not math.isfinite(row[name])]
         if bad:
-            raise NonFiniteError(
+            error = NonFiniteError(
                 f"iteration {record.iteration}: not finite: {', '.join(bad)}; {described(record.image_ids)}"
             )
+            error.evidence = (record,)
+            raise error
         rows.append(row)
     return rows
 
@@ -112,32 +125,45 @@ class History:
 
 
 class MetricsFile:
-    """metrics.json: one JSON object per line with sorted keys and the `iteration`, counted from 0; NaN is `NaN`."""
+    """metrics.json: one JSON object per line with sorted keys and the `iteration`, counted from 0; NaN is null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """Write one line and flush it to the disk, so that no later checkpoint is ahead of this file."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**values, "iteration": iteration}, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one line and flush it to the disk, so that no later checkpoint is ahead of this file.
+
+        Raises InputError if the disk is full.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line({**values, "iteration": iteration}))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); make space, then continue with --resume"
+            ) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete lines."""
+        """All complete lines; null is NaN."""
         if not self.path.is_file():
             return []
         rows = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue  # a line that a killed process left unfinished
+            rows.append({name: math.nan if value is None else value for name, value in row.items()})
         return rows
 
     def truncate(self, iteration: int) -> None:
         """Remove all rows from `iteration` on, because a resumed run will write them again."""
         if self.path.is_file():
             rows = [row for row in self.read() if row["iteration"] < iteration]
-            write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+            write_text(self.path, "".join(_line(row) for row in rows))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return strict_json(row, sort_keys=True) + "\n"

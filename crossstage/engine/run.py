@@ -8,10 +8,11 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import distributed, nn
 
 from crossstage.checkpoints.load import load_model, load_weights, local_path
@@ -19,15 +20,18 @@ from crossstage.checkpoints.save import Checkpointer
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
 from crossstage.engine import setup
-from crossstage.engine.interrupt import Interrupted
+from crossstage.engine.interrupt import Interrupted, ending_signals
+from crossstage.engine.length import settle_length
 from crossstage.engine.log import RunLog
-from crossstage.engine.output import prepare_folder, set_previous_run_aside
-from crossstage.engine.session import Parts, Results, Session, save_results, score
+from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
+from crossstage.engine.provenance import head, model_line
+from crossstage.engine.session import Parts, Results, Session, closing_words, origin, save_results, score
 from crossstage.engine.trainer import Trainer
 from crossstage.errors import InputError, NonFiniteError
-from crossstage.evaluation import metrics_table
+from crossstage.evaluation import CocoEvaluator, metrics_table
+from crossstage.evaluation.report import write_report
 from crossstage.files import remove_leftovers
-from crossstage.processes import Processes, end_started_processes
+from crossstage.processes import Processes, end_started_processes, watch_started_processes
 from crossstage.random_state import seed_all
 
 logger = logging.getLogger("crossstage.engine")
@@ -71,10 +75,19 @@ def run(args: argparse.Namespace) -> Results:
     cfg = setup.load_config(args.config_file, args.opts)
     device, notice = setup.choose_device(args, cfg.train)
     output_dir = Path(cfg.train.output_dir)
-    prepare_folder(output_dir)
-    resumes = args.resume and not args.eval_only and Checkpointer(output_dir).latest() is not None
     if args.eval_only and not cfg.train.init_checkpoint:
         raise InputError("--eval-only needs weights: add train.init_checkpoint=FILE")
+    if args.eval_only and holds_training(output_dir):  # whose results stay
+        output_dir = output_dir / f"eval_{Path(cfg.train.init_checkpoint).stem}"
+        cfg.train.output_dir = str(output_dir)
+    prepare_folder(output_dir)
+    with held(output_dir) if setup.is_first_process() else nullcontext():
+        return run_in_folder(args, cfg, output_dir, device, notice)
+
+
+def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, device: str, notice: str) -> Results:
+    """The part of `run` that needs the folder for itself."""
+    resumes = args.resume and not args.eval_only and Checkpointer(output_dir).latest() is not None
     if cfg.train.init_checkpoint and not resumes:
         local_path(cfg.train.init_checkpoint)
     if cfg.train.deterministic:
@@ -84,11 +97,22 @@ def run(args: argparse.Namespace) -> Results:
     fabric.launch()
     patience = 0.0
     try:
-        with RunLog(quiet=not setup.is_first_process()) as log:
+        with (
+            RunLog(quiet=not setup.is_first_process()) as log,
+            log.noting_end(output_dir, rank=fabric.global_rank),
+            ending_signals(),
+        ):
+            watch_started_processes(fabric, log.write_plainly)
+            threads = setup.settle_threads(cfg.train)
+            command = getattr(args, "command", "")
+            logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))
             for line in filter(None, (notice, precision)):
                 logger.info(line)
             session = Session(cfg, fabric, Processes(), output_dir, log)
-            results = evaluate(session) if args.eval_only else train(session, resumes=resumes, asked=args.resume)
+            if args.eval_only:
+                results = evaluate(session, reports=getattr(args, "report", False))
+            else:
+                results = train(session, resumes=resumes, asked=args.resume)
         patience = 60.0
     except (InputError, NonFiniteError, Interrupted):
         patience = 10.0  # the other processes know about the error too, and will end
@@ -119,7 +143,11 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     elif cfg.train.seed == -1:
         cfg.train.seed = processes.from_first(setup.draw_seed())
     seed_all(cfg.train.seed)
-    parts = processes.together(lambda: build_parts(cfg, trains=True))
+    replaced = checkpoint is not None or bool(cfg.train.init_checkpoint)
+    parts = processes.together(lambda: build_parts(cfg, trains=True, replaced=replaced))
+    logger.info(model_line(parts.model, cfg.train.seed))
+    if length := settle_length(cfg.train, parts.train_loader):
+        logger.info(length)
     if checkpoint is not None:
         processes.together(lambda: check_same_run(checkpoint, parts, path, max_iter=cfg.train.max_iter))
     processes.on_first(lambda: preflight(parts))
@@ -135,10 +163,22 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     return results
 
 
-def build_parts(cfg: DictConfig, *, trains: bool) -> Parts:
-    """Build model, loaders and evaluator, and compare their classes; the training loader only if `trains` is true."""
+def build_parts(cfg: DictConfig, *, trains: bool, replaced: bool) -> Parts:
+    """Build model, loaders and evaluator, and compare their classes.
+
+    Args:
+        cfg: the config.
+        trains: whether to build the training loader.
+        replaced: whether a checkpoint will replace all weights: then pretrained ones are not downloaded.
+
+    Returns:
+        The parts.
+    """
+    node = copy.deepcopy(cfg.model)
+    if replaced and OmegaConf.select(node, "backbone.pretrained"):
+        node.backbone.pretrained = False
     parts = Parts(
-        model=instantiate(cfg.model),
+        model=instantiate(node),
         train_loader=instantiate(cfg.dataloader.train) if trains else None,
         test_loader=instantiate(cfg.dataloader.test),
         evaluator=instantiate(cfg.dataloader.evaluator),
@@ -214,11 +254,19 @@ def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
     LazyConfig.save(session.cfg, folder / "config.yaml")
 
 
-def evaluate(session: Session) -> Results:
-    """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json."""
+def evaluate(session: Session, *, reports: bool) -> Results:
+    """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json.
+
+    Args:
+        session: the environment of the run.
+        reports: whether to write the folder report/ too.
+
+    Returns:
+        The scores.
+    """
     cfg, processes = session.cfg, session.processes
     seed_all(max(cfg.train.seed, 0))
-    parts = processes.together(lambda: build_parts(cfg, trains=False))
+    parts = processes.together(lambda: build_parts(cfg, trains=False, replaced=True))
     processes.on_first(lambda: preflight(parts))
     parts.model.to(session.fabric.device)
     ema = cfg.train.model_ema.enabled
@@ -228,26 +276,21 @@ def evaluate(session: Session) -> Results:
     results = score(session, parts)
     logger.info(metrics_table(results))
     if processes.is_first:
-        save_results(results, session.output_dir)
+        save_results(results, session, parts, weights=str(cfg.train.init_checkpoint))
         logger.info(f"written to {session.output_dir / 'results.json'}")
+    if reports:
+        page = processes.on_first(lambda: report_of(session, parts))
+        logger.info(f"report: {page}")
     return results
 
 
-def closing_words(session: Session, results: Results) -> str:
-    """The last lines of the log: AP, AP50, and where the files of the run are."""
-    folder = session.output_dir
-    lines = ["done"]
-    for task, scores in results.items():
-        main = "  ".join(f"{name} {scores[name]:.2f}" for name in ("AP", "AP50") if name in scores)
-        lines.append(f"  {task:<9} {main}")
-    lines += [
-        f"  weights   {folder / 'model_final.pth'}",
-        f"  curves    {folder / 'curves.png'}",
-        f"  numbers   {folder / 'metrics.json'}, {folder / 'results.json'}; tensorboard --logdir {folder}",
-        f"  pictures  python -m crossstage predict --config-file {folder / 'config.yaml'} --weights "
-        f"{folder / 'model_final.pth'} --input 'FOLDER/*.jpg' --output {folder / 'pictures'}",
-    ]
-    return "\n".join(lines)
+def report_of(session: Session, parts: Parts) -> Path:
+    """Write report/ after an evaluation; returns its page. Raises InputError if evaluator or data are not COCO's."""
+    root = getattr(parts.test_loader.dataset, "image_root", None)
+    if not isinstance(parts.evaluator, CocoEvaluator) or root is None:
+        raise InputError("--report needs dataloader.evaluator=CocoEvaluator and a dataset with image_root")
+    about = origin(parts, weights=str(session.cfg.train.init_checkpoint))
+    return write_report(parts.evaluator, session.output_dir / "report", image_root=Path(root), about=about)
 
 
 def _some(names: Sequence[str]) -> str:

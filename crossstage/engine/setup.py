@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from lightning_fabric.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from crossstage.config import LazyConfig, find_config
+from crossstage.engine.length import EPOCHS, prefer_given_iterations
 from crossstage.errors import InputError
 
 MATMUL_PRECISIONS = {"highest": "float32", "high": "TF32", "medium": "bfloat16"}
@@ -41,8 +43,19 @@ def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
         raise InputError(f"{file}: does not define {', '.join(missing)}; a config defines {', '.join(ROOTS)}")
     if cfg.train.get("fast_dev_run", {}).get("enabled"):
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
+        cfg.train.max_epochs, cfg.train.eval_epochs = 0, 0
     check_values(cfg.train)
+    prefer_given_iterations(cfg.train, overrides)
     return cfg
+
+
+def settle_threads(train: DictConfig) -> str:
+    """Set torch's number of threads on the CPU; returns it in words."""
+    if train.cpu_threads:
+        torch.set_num_threads(train.cpu_threads)
+    count = torch.get_num_threads()
+    where = "train.cpu_threads" if train.cpu_threads else "its default; train.cpu_threads sets it"
+    return f"{count} thread{'s' if count > 1 else ''} ({where})"
 
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -54,7 +67,11 @@ WHOLE_NUMBERS = {
     "seed": -1,
     "checkpointer.period": 1,
     "checkpointer.max_to_keep": 0,
+    "early_stopping.patience": 0,
+    "max_skipped": 0,
+    "cpu_threads": 0,
 }
+CHOICES = {"nonfinite": ("stop", "skip"), "bad_batch": ("stop", "skip")}
 ABOVE_ZERO = ("clip_grad.params.max_norm", "model_ema.warmup_gamma", "model_ema.warmup_power")
 SWITCHES = (
     "amp.enabled",
@@ -67,7 +84,7 @@ SWITCHES = (
     "deterministic",
     "wandb.enabled",
 )
-TEXTS = ("output_dir", "init_checkpoint", "device")
+TEXTS = ("output_dir", "init_checkpoint", "device", "best_metric")
 
 
 def check_values(train: DictConfig) -> None:
@@ -76,6 +93,12 @@ def check_values(train: DictConfig) -> None:
         value = _value(train, key)
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
         _require(fits, key, value, f"a whole number of at least {least}")
+    for key in EPOCHS:
+        value = _value(train, key)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        _require(fits, key, value, "a number of epochs, or 0 if the iterations count")
+    for key, choices in CHOICES.items():
+        _require(_value(train, key) in choices, key, _value(train, key), " or ".join(choices))
     for key in SWITCHES:
         _require(isinstance(_value(train, key), bool), key, _value(train, key), "True or False")
     for key in TEXTS:

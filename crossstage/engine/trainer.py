@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from crossstage.checkpoints.save import Checkpointer
+from crossstage.checkpoints.save import BEST, Checkpointer
+from crossstage.engine.best import Best, summary
 from crossstage.engine.ema import build_ema, unique_state
 from crossstage.engine.interrupt import Interrupted, StopSignals
 from crossstage.engine.log import LogBook
-from crossstage.engine.metrics import History, StepRecord, described, mean_of, settle
+from crossstage.engine.network import LossNetwork, check_finite
 from crossstage.engine.optim import LRMultiplier, load_optimizer
+from crossstage.engine.recorder import Recorder
 from crossstage.engine.session import Parts, Results, Session, flat, save_results, score
+from crossstage.engine.step import Learner, Steps
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.random_state import random_state, seed_all, set_random_state
-from crossstage.structures import ImageBatch, Losses
 
 logger = logging.getLogger("crossstage.engine")
+
+FINAL = "model_final"
 
 
 class Trainer:
@@ -45,149 +46,115 @@ class Trainer:
         self.schedule = LRMultiplier(optimizer, multiplier, max_iter=train.max_iter)
         with warnings.catch_warnings():  # torch renames the argument, but Fabric supports versions before and after
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-            self.network, self.optimizer = self.fabric.setup(_Losses(parts.model), optimizer)
+            network, self.optimizer = self.fabric.setup(LossNetwork(parts.model), optimizer)
         self.ema = build_ema(parts.model, train.model_ema) if train.model_ema.enabled else None
         self.checkpointer = Checkpointer(session.output_dir, max_to_keep=train.checkpointer.max_to_keep)
-        self.history = History()
-        # On a GPU, a check of every loss would wait for the device. `collect` checks many steps at once instead.
-        self.checks_each_step = self.fabric.device.type == "cpu"
-        self._pending: list[StepRecord] = []
-        self._timings: list[dict[str, float]] = []
-        self._gradient_norms: list[Tensor] = []  # on the device until they are collected
+        self.best = Best(train.best_metric, train.early_stopping.patience)
+        # On a GPU, a check of every loss would wait for the device. `Recorder.collect` checks many steps at once.
+        checks = self.fabric.device.type == "cpu" or train.nonfinite == "skip"
+        self.recorder = Recorder(self.processes, accumulate=train.accumulate, checks_each_step=checks)
+        learner = Learner(network, self.optimizer, parts.model, self.ema)
+        self.steps = Steps(session, learner, loader=parts.train_loader, recorder=self.recorder)
+        self._evaluated: tuple[int, Results] = (-1, {})
 
     def train(self, checkpoint: dict[str, Any] | None = None) -> Results:
         """Run all iterations, or those after `checkpoint`; return the results of the final evaluation.
 
-        Raises Interrupted after SIGINT or SIGTERM, and NonFiniteError for a loss that is not finite.
+        Raises Interrupted after a signal, NonFiniteError for a loss that is not finite, and InputError for an image
+        that cannot be read; after the latter, the state is saved first.
         """
         start = 0 if checkpoint is None else self.restore(checkpoint)
-        max_iter = self.config.max_iter
         with ExitStack() as stack:
             book = None
             if self.processes.is_first:
                 book = LogBook(self.session.output_dir, self.session.log.console, start=start, config=self.session.cfg)
                 stack.enter_context(book)
-            stop = stack.enter_context(StopSignals(quiet=not self.processes.is_first))
+            stop = stack.enter_context(StopSignals(quiet=not self.processes.is_first, log=self.session.log.descriptor))
             self.parts.model.train()
-            batches = iter(self.parts.train_loader)
-            for iteration in range(start, max_iter):
-                signal_number = self.step(iteration, batches, stop)
-                done = iteration + 1
-                values: dict[str, float] = {}
-                if _due(done, self.config.eval_period) and done < max_iter:
-                    values |= flat(self.evaluate())
-                if _due(done, self.config.log_period) or done == max_iter:
-                    values |= self.training_values(iteration)
-                if values and book is not None:
-                    book.write(iteration, values)
-                if _due(done, self.config.checkpointer.period) or signal_number:
-                    self.save(f"model_{iteration:07d}", iteration)
-                if done == max_iter:
-                    self.save("model_final", iteration)
-                if book is not None:
-                    book.advance(iteration)
-                    if any("/" in name for name in values):
-                        book.draw()
-                if signal_number:
-                    message = f"stopped after iteration {iteration}, which is saved"
-                    logger.info(message)
-                    raise Interrupted(message, number=signal_number)
-            results = self.evaluate()
-            if book is not None:
-                book.write(max_iter, flat(results))
+            done = start
+            while done < self.config.max_iter and not self.best.is_exhausted:
+                try:
+                    self._iterate(done, stop, book)
+                except NonFiniteError as error:
+                    self.steps.describe(error)
+                    self.steps.add_remedy(error)
+                    raise
+                done += 1
+            return self._finish(start, done, book)
+
+    def _iterate(self, iteration: int, stop: StopSignals, book: LogBook | None) -> None:
+        """One iteration with the evaluation, log line and checkpoint that are due after it."""
+        self.schedule.set(iteration)
+        with self._saving_after_input_error(iteration - 1):
+            signal_number = self.steps.step(iteration, stop)
+        done = iteration + 1
+        values: dict[str, float] = {}
+        if _due(done, self.config.eval_period) and done < self.config.max_iter:
+            with self._saving_after_input_error(iteration):
+                values |= flat(self.assess(iteration))
+            (signal_number,) = self.processes.largest(max(signal_number, stop.received))
+        is_last = done == self.config.max_iter or self.best.is_exhausted
+        if _due(done, self.config.log_period) or is_last:
+            values |= self.training_values(iteration)
+        if book is not None and values:
+            book.write(iteration, values)
+        if _due(done, self.config.checkpointer.period) or signal_number:
+            self.save(f"model_{iteration:07d}", iteration)
+        if book is not None:
+            book.advance(iteration)
+            if any("/" in name for name in values):
                 book.draw()
-                save_results(results, self.session.output_dir)
+        if signal_number:
+            raise Interrupted(f"stopped after iteration {iteration}, which is saved", number=signal_number)
+
+    def _finish(self, start: int, done: int, book: LogBook | None) -> Results:
+        """Save the final weights, unless a finished run is resumed, and evaluate them."""
+        last = done - 1
+        if done < self.config.max_iter:
+            logger.info(f"stopped early after iteration {last}: {self.best.waited} evaluations without a better score")
+        final = self.session.output_dir / f"{FINAL}.pth"
+        if done > start or not self.processes.from_first(final.is_file()):
+            self.save(FINAL, last)
+        evaluated_at, results = self._evaluated
+        if evaluated_at != last:
+            results = self.assess(last)
+        if book is not None:
+            book.write(done, flat(results))
+            book.draw()
+            save_results(results, self.session, self.parts, weights=final.name)
         return results
 
-    def step(self, iteration: int, batches: Iterator[ImageBatch], stop: StopSignals) -> int:
-        """Do one optimizer step on `accumulate` batches. Returns the signal that any process has received, or 0."""
-        started = time.perf_counter()
-        waited = 0.0
-        image_ids: tuple[int, ...] = ()
-        self.schedule.set(iteration)
-        for part in range(self.config.accumulate):
-            # The processes exchange gradients only with the last part.
-            with self.fabric.no_backward_sync(self.network, enabled=part < self.config.accumulate - 1):
-                asked = time.perf_counter()
-                error, total = None, None
-                try:
-                    batch = next(batches)
-                    waited += time.perf_counter() - asked
-                    image_ids += batch.image_ids
-                    total = self._losses(batch, iteration)
-                except (InputError, NonFiniteError) as raised:
-                    error = raised
-                (signal_number,) = self.processes.agree(error, stop.received)
-                self.fabric.backward(total / self.config.accumulate)
-        self._update(iteration, image_ids)
-        self._timings.append({"time": time.perf_counter() - started, "data_time": waited, "rank_data_time": waited})
-        return signal_number
-
-    def _losses(self, batch: ImageBatch, iteration: int) -> Tensor:
-        """The model's total loss, which is minimised; the loss terms and metrics are kept for the log."""
+    @contextmanager
+    def _saving_after_input_error(self, iteration: int) -> Iterator[None]:
+        """Save the state after `iteration`, if there is one, before an InputError leaves."""
         try:
-            losses = Losses(*self.network(_Envelope(batch.to(self.fabric.device, non_blocking=True))))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"iteration {iteration}, {described(batch.image_ids)}: {error}") from error
-        record = StepRecord.of(iteration, losses, batch.image_ids)
-        if self.checks_each_step:
-            settle([record])
-        self._pending.append(record)
-        return losses.total
-
-    def _update(self, iteration: int, image_ids: tuple[int, ...]) -> None:
-        """Clip the gradients, do the optimizer step, update the averaged weights.
-
-        The gradients' norm before clipping is kept for the log.
-        """
-        if self.config.clip_grad.enabled:
-            clip = self.config.clip_grad.params
-            norm = self.fabric.clip_gradients(
-                self.network,
-                self.optimizer,
-                max_norm=clip.max_norm,
-                norm_type=clip.get("norm_type", 2),
-                error_if_nonfinite=False,
-            )
-            # The norm is the same on all processes.
-            if self.checks_each_step and norm is not None and not torch.isfinite(norm):
-                raise NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")
-            if norm is not None:
-                self._gradient_norms.append(norm.detach())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            # Without the argument `step`, timm uses the constant decay from the beginning.
-            self.ema.update(self.parts.model, step=iteration + 1 if self.ema.use_warmup else None)
-
-    def collect(self) -> None:
-        """Copy the metrics since the last call to the host, average them over the processes, and store them.
-
-        Raises NonFiniteError on all processes if a loss of any process was not finite.
-        """
-        rows = self.processes.together(self._settle_pending)
-        for of_ranks in zip(*self.processes.gather(rows), strict=True):
-            first = {name: of_ranks[0][name] for name in ("time", "rank_data_time")}
-            slowest = max(row["data_time"] for row in of_ranks)
-            self.history.add({**mean_of(of_ranks), **first, "data_time": slowest})
-
-    def _settle_pending(self) -> list[dict[str, float]]:
-        rows = settle(self._pending)
-        parts = self.config.accumulate
-        steps = [mean_of(rows[first : first + parts]) for first in range(0, len(rows), parts)]
-        rows = [{**row, **timing} for row, timing in zip(steps, self._timings, strict=True)]
-        if self._gradient_norms:  # none without clipping
-            norms = torch.stack(self._gradient_norms).tolist()
-            rows = [{**row, "grad_norm": norm} for row, norm in zip(rows, norms, strict=True)]
-        self._pending, self._timings, self._gradient_norms = [], [], []
-        return rows
+            yield
+        except InputError as error:
+            if iteration >= 0:
+                self.save(f"model_{iteration:07d}", iteration)
+                error.args = (f"{error}; iteration {iteration} is saved",)
+            raise
 
     def training_values(self, iteration: int) -> dict[str, float]:
         """The values of a training line in metrics.json: medians over the last 20 iterations."""
-        self.collect()
-        medians = self.history.medians()
+        medians = self.recorder.medians()
         remaining = self.config.max_iter - iteration - 1
-        return {**medians, "lr": self.schedule.lr, "eta_seconds": medians["time"] * remaining}
+        skipped = {"skipped": float(self.steps.skipped)} if self.steps.skipped else {}
+        return {**medians, **skipped, "lr": self.schedule.lr, "eta_seconds": medians.get("time", 0.0) * remaining}
+
+    def assess(self, iteration: int) -> Results:
+        """Evaluate, log the scores, and keep the weights if their score is the best so far."""
+        results = self.evaluate()
+        self._evaluated = (iteration, results)
+        self.best = self.processes.together(lambda: self.best.after(results, iteration))
+        is_best = self.best.iteration == iteration
+        if is_best:
+            self._share_buffers()
+            self.processes.on_first(lambda: self.checkpointer.save_best(self.best_state(iteration)))
+        suffix = f" (this one, {BEST})" if is_best else ""
+        shown = [*summary(results), f"{self.best}{suffix}"] if self.best.metric else summary(results)
+        logger.info(f"iteration {iteration}: " + "\n  ".join(shown))
+        return results
 
     def evaluate(self) -> Results:
         """Scores of the model's weights, of the averaged ones ("ema_bbox"), or both. Training is not affected."""
@@ -208,7 +175,7 @@ class Trainer:
 
     def save(self, name: str, iteration: int) -> None:
         """Write a checkpoint; all processes wait for it. If weights are not finite, raise NonFiniteError instead."""
-        self.collect()
+        self.recorder.collect()
         self._share_buffers()
         self.processes.together(lambda: check_finite(self.parts.model, iteration))
         random_states = self.processes.gather(random_state())
@@ -220,7 +187,6 @@ class Trainer:
 
     def state_dict(self, iteration: int, random_states: list[dict[str, Any]]) -> dict[str, Any]:
         """The state of a run in tensors and plain containers; `iteration` is the last finished one."""
-        dataset = getattr(self.parts.train_loader, "dataset", None)
         state = {
             "model": self.parts.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -228,14 +194,31 @@ class Trainer:
             "scaler": self.fabric.strategy.precision.state_dict(),
             "random": random_states,
             "sampler": self.parts.train_loader.state_dict(),
-            "iteration": iteration,
             "seed": self.config.seed,
-            "history": self.history.state_dict(),
+            "history": self.recorder.history.state_dict(),
+            "best": self.best.state_dict(),
+            "skipped": self.steps.skipped,
+            **self._described(iteration),
+        }
+        return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
+
+    def best_state(self, iteration: int) -> dict[str, Any]:
+        """The weights that were evaluated, the averaged ones if there are any; a run cannot be resumed from them."""
+        state = {"best": self.best.state_dict(), **self._described(iteration)}
+        if self.ema is None:
+            return {"model": self.parts.model.state_dict(), **state}
+        averages = self.ema.averages()
+        return {"model": averages, "ema_state": averages, **state}
+
+    def _described(self, iteration: int) -> dict[str, Any]:
+        """What a checkpoint says about itself."""
+        dataset = getattr(self.parts.train_loader, "dataset", None)
+        return {
+            "iteration": iteration,
             "config": (self.session.output_dir / "config.yaml").read_text(encoding="utf-8"),
             "class_names": [str(name) for name in getattr(dataset, "class_names", ())],
             "category_ids": [int(number) for number in getattr(dataset, "category_ids", ())],
         }
-        return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Restore the state of a checkpoint, weights included; return the iteration to continue with."""
@@ -243,7 +226,9 @@ class Trainer:
         load_optimizer(self.optimizer.optimizer, state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.parts.train_loader.load_state_dict(state["sampler"])
-        self.history.load_state_dict(state["history"])
+        self.recorder.history.load_state_dict(state["history"])
+        self.best = self.best.restored(state.get("best"))
+        self.steps.skipped = state.get("skipped", 0)
         if self.ema is not None:
             self.ema.load_averages(state.get("ema_state", unique_state(self.parts.model)))
         if len(state["random"]) == self.processes.count:
@@ -252,34 +237,6 @@ class Trainer:
             logger.warning(f"the checkpoint is of {len(state['random'])} processes: random numbers start from a seed")
             seed_all(self.config.seed + 1000 * (state["iteration"] + 1) + self.processes.rank)
         return state["iteration"] + 1
-
-
-class _Envelope:
-    """Wraps a batch, because Fabric would otherwise copy the dataclass and convert its tensors."""
-
-    def __init__(self, batch: ImageBatch) -> None:
-        self.batch = batch
-
-
-class _Losses(nn.Module):
-    """The module that Fabric wraps: it unwraps the batch and calls the model, its only submodule."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, envelope: _Envelope) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The fields of `Losses` in a tuple and dicts, in which Fabric and DDP can find the tensors."""
-        losses = self.model(envelope.batch)
-        return losses.total, dict(losses.terms), dict(losses.metrics)
-
-
-def check_finite(model: nn.Module, iteration: int) -> None:
-    """Raise NonFiniteError, which names tensors, if weights are not finite; needs one transfer from the device."""
-    floats = {name: tensor for name, tensor in unique_state(model).items() if tensor.is_floating_point()}
-    finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
-    if bad := [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]:
-        raise NonFiniteError(f"iteration {iteration}: weights not finite, nothing was saved: {', '.join(bad[:5])}")
 
 
 def _due(done: int, period: int) -> bool:

@@ -2,6 +2,9 @@
 
 - `loop`: runs a model over a data set
 - `coco`: COCO's box metrics
+- `mistakes`: the kind of each wrong detection
+- `report`: numbers per class, the cost of each kind of mistake, the worst images
+- `report_page`: the report as a page with pictures
 - `cost`: parameters and FLOPs
 """
 

@@ -21,7 +21,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
-from crossstage.files import write_text
+from crossstage.files import strict_json, write_text
 from crossstage.processes import Processes
 from crossstage.structures import Detections, ImageBatch
 
@@ -62,6 +62,7 @@ class CocoEvaluator:
         self.category_ids = contents.category_ids
         self._image_ids = frozenset(contents.image_ids.tolist())
         self._predictions: dict[int, np.ndarray] = {}
+        self.results: Records = []  # of the last evaluation, in the first process
         self._truth: dict[str, Records] | None = None
         self._processes: Processes | None = None
 
@@ -98,6 +99,13 @@ class CocoEvaluator:
         shards = self._processes.gather(self._predictions)
         return self._processes.on_first(partial(self._score, shards))
 
+    @property
+    def truth(self) -> dict[str, Records]:
+        """The images, categories and annotations, read once."""
+        if self._truth is None:
+            self._truth = read_truth(self.json_file)
+        return self._truth
+
     def _check(self, image_id: int, rows: np.ndarray) -> None:
         if image_id not in self._image_ids:
             raise InputError(
@@ -121,9 +129,8 @@ class CocoEvaluator:
         self._tell(len(predictions), len(records))
         if self.output_dir is not None:
             _write(self.output_dir / PREDICTIONS_FILE, records)
-        if self._truth is None:
-            self._truth = read_truth(self.json_file)
-        curves = evaluated_curves(self._truth, records, max_detections=self.max_detections)
+        self.results = records
+        curves = evaluated_curves(self.truth, records, max_detections=self.max_detections)
         return {"bbox": self._metrics(curves)}
 
     def _records(self, predictions: dict[int, np.ndarray]) -> Records:
@@ -180,13 +187,16 @@ class Curves:
         return [_mean(values) for values in averages]
 
 
-def evaluated_curves(truth: dict[str, Records], records: Records, *, max_detections: int = 100) -> Curves:
+def evaluated_curves(
+    truth: dict[str, Records], records: Records, *, max_detections: int = 100, only_ap50: bool = False
+) -> Curves:
     """Evaluate COCO results.
 
     Args:
         truth: from `read_truth`.
         records: the results, in COCO's format.
         max_detections: number of detections per image and class that count.
+        only_ap50: whether to use the IoU threshold 0.5 and objects of all areas alone, which is faster.
 
     Returns:
         The curves.
@@ -202,6 +212,9 @@ def evaluated_curves(truth: dict[str, Records], records: Records, *, max_detecti
         index.createIndex()
     evaluation = COCOeval_faster(truth_index, result_index, "bbox")
     evaluation.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
+    if only_ap50:
+        evaluation.params.iouThrs = np.array([0.5])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])
@@ -250,6 +263,6 @@ def _mean(values: np.ndarray) -> float:
 def _write(path: Path, records: Records) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(records))
+        write_text(path, strict_json(records))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error

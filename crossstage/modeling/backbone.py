@@ -40,7 +40,8 @@ class TimmBackbone(nn.Module):
         options: further keywords for `timm.create_model`.
 
     Raises:
-        InputError: if timm has no such model, or the model has no map of a stride.
+        InputError: if timm has no such model, the model has no map of a stride, or its pretrained weights cannot be
+            downloaded.
     """
 
     pixel_mean: Tensor
@@ -124,7 +125,17 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     # Several maps may have one stride: a dilated last stage (output_stride=16) keeps that of the stage before. The
     # deepest map is taken.
     indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
-    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+    try:
+        return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+    except OSError as error:  # of the hub of weights: no internet, and nothing in its cache
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"backbone.name={name!r}: its pretrained weights cannot be downloaded ({reason}); run once with internet, "
+            "start from a checkpoint (train.init_checkpoint=FILE), or train from scratch "
+            "(model.backbone.pretrained=False)"
+        ) from error
 
 
 def _open_residual_branches(body: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Runs a training in a child process: only one at a time per folder; signals are forwarded to it."""
+"""Runs a training in a child process and forwards signals to it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import crossstage
-from crossstage.errors import InputError
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; two commands in one folder are not detected there
-    fcntl = None
 
 # Each signal that stops us, and the signal that the training gets. After SIGHUP (a closed terminal) it saves too.
 RELAYED: dict[int, signal.Signals] = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
@@ -47,7 +39,7 @@ def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
 
     Args:
         arguments: the command line without the interpreter.
-        lock: the lock from `held`, which the child then holds too.
+        lock: the lock of the run's folder (`engine.output.held`), which the child then holds too.
     """
     path = [str(Path(crossstage.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     received: list[int] = []
@@ -84,25 +76,6 @@ def error_line(lines: list[str], status: int) -> str:
     told = [f"ended with status {status} and without a message", *(line.strip() for line in lines if line.strip())]
     errors = [line for line in told if line.startswith("error: ")]
     return (errors or told)[-1].removeprefix("error: ")
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[int | None]:
-    """Inside, this process holds the lock of a folder, which is created if missing.
-
-    Yields the lock for `run_child`, or None on Windows. A child that gets the lock keeps it, even if this process is
-    killed. Raises InputError if another process holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield None
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process works there; wait for it, or end it") from None
-        yield file.fileno()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from datetime import timedelta
 
 from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
-from crossstage.files import write_text
+from crossstage.files import strict_json, write_text
 from crossstage.reproduction.intervals import Estimate, mean_of_seeds
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line, read_object
@@ -171,7 +170,7 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
     }
     request.folder.mkdir(parents=True, exist_ok=True)
     write_text(request.folder / "report.md", markdown(reports, request))
-    write_text(request.folder / "report.json", json.dumps(content, indent=2) + "\n")
+    write_text(request.folder / "report.json", strict_json(content, indent=2) + "\n")
     return reports
 
 

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-import crossstage
 from crossstage.checkpoints.load import some
+from crossstage.engine.output import held
+from crossstage.engine.provenance import commit_name, device_name
 from crossstage.errors import InputError
 from crossstage.reproduction import report
-from crossstage.reproduction.process import Ended, held, run_child
+from crossstage.reproduction.process import Ended, run_child
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line
 from crossstage.reproduction.tables import table_of
@@ -28,6 +24,7 @@ from crossstage.reproduction.tables import table_of
 SCALES = {"small": 0.4}  # all rows of Table 4 in less than an hour on two CPU cores
 ROOTS = {"toy": "datasets/toy_easy", "coco": "datasets/coco"}
 GENERATED = ("--train", "1200", "--val", "200", "--seed", "0", "--preset", "easy")
+LOCK = ".reproduce.lock"  # the training has a lock of its own
 ANNOTATIONS = ("annotations/instances_train2017.json", "annotations/instances_val2017.json")
 
 
@@ -146,7 +143,7 @@ def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> i
 def start(run: Run, gpus: int) -> Ended:
     """Start or continue a run and record how it ended. Raises InputError if another process uses its folder."""
     arguments = run.command(gpus)
-    with held(run.folder) as lock:
+    with held(run.folder, name=LOCK) as lock:
         device = device_name(run.settings["train.device"], gpus)
         run.note_start(command=arguments, commit=commit_name(), device=device)
         ended = run_child(arguments, lock)
@@ -169,25 +166,3 @@ def conclude(request: Request, planned: report.Planned, asked: Sequence[Row], *,
     for found in failed:
         print(f"error: {found.row.name}: {found.missing}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def commit_name() -> str:
-    """The commit of the checkout, with "+changes" if files differ; without a checkout or git, the version."""
-    checkout = Path(crossstage.__file__).parents[1]
-    describe = ("git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
-    commit = ""
-    if (checkout / "pyproject.toml").is_file() and shutil.which("git"):
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-    return commit or f"unknown, version {crossstage.__version__}"
-
-
-def device_name(device: str, gpus: int) -> str:
-    """The device of a run with train.device=`device`, in words."""
-    import torch
-
-    if device == "cuda" and torch.cuda.is_available():
-        return f"{gpus} x {torch.cuda.get_device_name(0)}"
-    information = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.+)", information.read_text()) if information.is_file() else []
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
-    return f"CPU: {(models or [platform.machine()])[0]}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}"

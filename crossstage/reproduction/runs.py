@@ -22,7 +22,7 @@ from crossstage.config import LazyConfig, yaml_form
 from crossstage.engine.metrics import MetricsFile
 from crossstage.engine.setup import check_values, load_config
 from crossstage.errors import InputError
-from crossstage.files import write_text
+from crossstage.files import strict_json, write_text
 from crossstage.reproduction.rows import Row, Table
 
 PROGRAM = ("-m", "crossstage")
@@ -165,7 +165,7 @@ class Run:
         record = {**self.record(), **entries}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
+            write_text(self.folder / "run.json", strict_json(record, indent=2) + "\n")
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from error
 

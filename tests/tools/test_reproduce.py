@@ -246,10 +246,10 @@ def test_ctrl_c_lets_the_training_save_and_the_same_command_goes_on(tool, capfd)
 def test_two_tools_do_not_train_in_one_folder(tool, capfd):
     folder = Path("out/toy/plain/seed0")
     folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as other:
+    with (folder / ".reproduce.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert tool("--rows", "plain", "rule") == 1
-    assert f"error: {folder}: another process works there" in capfd.readouterr().err
+    assert f"error: {folder}: in use by process" in capfd.readouterr().err
     assert not (folder / "run.json").exists() and Path("out/toy/rule/seed0/results.json").exists()
     assert tool("--rows", "plain") == 0
 

@@ -64,7 +64,10 @@ def test_an_error_of_one_process_is_one_line_and_ends_all(toy_root, tmp_path):
     done = start(*run_arguments(toy_root, "run", *accident), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
-    assert errors == ["error: 000000000017.jpg: truncated; copy it again"]
+    remedy = "--resume comes to the same step again; train.bad_batch=skip leaves such steps out; iteration 1 is saved"
+    assert errors == [f"error: 000000000017.jpg: truncated; copy it again; {remedy}"]
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "truncated; copy it again" in log.splitlines()[-1] and "Traceback" in log
     assert "Traceback" not in done.stderr
 
 

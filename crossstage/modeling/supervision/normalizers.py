@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crossstage.accumulation import counts_per_batch, least_count, objects_per_batch
 from crossstage.modeling.stages import of_stage
 from crossstage.structures import Assignment, PaddedTargets
 
@@ -22,6 +23,7 @@ class ObjectCount:
     """DETR's normaliser: the objects of the batch, at least 1, for class and box losses alike.
 
     A group of several blocks holds every object once per block (denoising): its objects count once per block.
+    In a step of several batches (train.accumulate), the objects of all batches count.
 
     Args:
         copies: how often an object counts, a number or one per stage (the last one for all later stages); for
@@ -30,6 +32,8 @@ class ObjectCount:
     Raises:
         ValueError: for a matcher's rule, whose numbers differ from object to object.
     """
+
+    follows_assignment = False  # whether its counts are known only after the forward pass
 
     def __init__(self, *, copies: int | Sequence[int] = 1) -> None:
         if callable(copies):
@@ -46,7 +50,8 @@ class ObjectCount:
         else:
             numbers = [of_stage(self.copies, stage) for stage in range(len(assignment.matches))]
             copies = targets.boxes.new_tensor(numbers)
-        count = mean_over_ranks(targets.valid.sum().to(targets.boxes.dtype) * copies).clamp(min=1)
+        objects = objects_per_batch(targets.valid.sum().to(targets.boxes.dtype))
+        count = mean_over_ranks(objects * copies).clamp(min=least_count())
         count = count * assignment.group.num_blocks
         return count, count
 
@@ -54,8 +59,11 @@ class ObjectCount:
 class LabelCount:
     """StageInteractor's normaliser: labels or matched queries, whichever are more; boxes by matched queries.
 
-    At least 1, where the released code divides an empty batch by 0.
+    At least 1, where the released code divides an empty batch by 0. In a step of several batches (train.accumulate),
+    the labels of all batches count.
     """
+
+    follows_assignment = True
 
     def __call__(self, targets: PaddedTargets, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Divisors of class and box losses, two [S]: means over the processes. Copies of objects are counted."""
@@ -63,5 +71,6 @@ class LabelCount:
         matched, regressed = ((found >= 0).flatten(1).sum(-1) for found in (assignment.matches, assignment.box_matches))
         positives = (assignment.labels > 0).flatten(1).sum(-1)
         counts = torch.stack([torch.maximum(positives, matched), regressed])
-        class_count, box_count = mean_over_ranks(counts.to(targets.boxes.dtype)).clamp(min=1).unbind(0)
+        counts = counts_per_batch(counts.to(targets.boxes.dtype), assignment.group.name)
+        class_count, box_count = mean_over_ranks(counts).clamp(min=least_count()).unbind(0)
         return class_count, box_count

@@ -67,7 +67,7 @@ def test_python_runs_the_package_as_the_command():
         ),
         (
             ["train", "--epochs", "12"],
-            "--epochs: no such flag; a run's length is given in iterations: train.max_iter=N",
+            "--epochs: no such flag; the config holds this value, write train.max_epochs=12",
         ),
         (["train", "--gpus", "8"], "--gpus: no such flag; write --num-gpus N"),
         (

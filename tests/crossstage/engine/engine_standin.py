@@ -15,7 +15,7 @@ class TinyDetector(nn.Module):
     """Predicts one box per image from its mean colour; its losses are means over images: two processes can equal one.
 
     noise: dropout probability, and scale of a random factor.  accident: what happens in training step `accident_at`:
-    "loss" and "gradient" (become NaN), "kill" (-9), "SIGINT", "SIGTERM", "input" (an InputError of process 1).
+    "loss" and "gradient" (become NaN), "kill" (-9), "SIGINT", "SIGTERM", "input" (InputError of process 1).
     """
 
     def __init__(self, num_classes: int, *, noise: float = 0.0, accident: str = "", accident_at: int = -1) -> None:

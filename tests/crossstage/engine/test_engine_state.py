@@ -12,7 +12,7 @@ from crossstage.engine.ema import ModelEma, build_ema, unique_state
 from crossstage.engine.metrics import History, MetricsFile, StepRecord, settle
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.random_state import preserved_random_state, random_state, seed_all, set_random_state
-from crossstage.structures import Losses
+from crossstage.structures import ImageBatch, Losses
 
 
 def draws() -> tuple:
@@ -93,20 +93,27 @@ def test_medians_forget_what_is_older_than_20():
     assert other.medians()["loss"] == 90.5
 
 
+def batch_of(*image_ids: int) -> ImageBatch:
+    pixels, mask = torch.zeros(len(image_ids), 3, 1, 1), torch.zeros(len(image_ids), 1, 1, dtype=torch.bool)
+    sizes = ((1, 1),) * len(image_ids)
+    return ImageBatch(pixels, mask, sizes, sizes, image_ids)
+
+
 def test_settle_names_the_first_bad_iteration_and_lets_metrics_be_nan():
-    good = StepRecord.of(3, Losses.of({"a": torch.tensor(1.0)}, {"loss_b": torch.tensor(float("nan"))}), (1, 2))
+    good = StepRecord.of(3, Losses.of({"a": torch.tensor(1.0)}, {"loss_b": torch.tensor(float("nan"))}), batch_of(1, 2))
     row = settle([good])[0]
     assert row["a"] == row["total_loss"] == 1.0
-    bad = StepRecord.of(4, Losses.of({"b": torch.tensor(float("inf")), "c": torch.tensor(0.0)}), (7, 8))
-    with pytest.raises(NonFiniteError, match=r"^iteration 4: not finite: b, total_loss; image ids 7, 8$"):
+    bad = StepRecord.of(4, Losses.of({"b": torch.tensor(float("inf")), "c": torch.tensor(0.0)}), batch_of(7, 8))
+    with pytest.raises(NonFiniteError, match=r"^iteration 4: not finite: b, total_loss; image ids 7, 8$") as caught:
         settle([good, bad, bad])
+    assert caught.value.evidence == (bad,)
 
 
 def test_metrics_of_a_killed_process_are_cut_and_a_half_line_is_forgotten(tmp_path):
     file = MetricsFile(tmp_path / "metrics.json")
     for iteration in (9, 19, 29):
         file.append(iteration, {"b": 1.0, "a": float("nan")})
-    assert file.path.read_text().splitlines()[0] == '{"a": NaN, "b": 1.0, "iteration": 9}'
+    assert file.path.read_text().splitlines()[0] == '{"a": null, "b": 1.0, "iteration": 9}'
     with file.path.open("a") as half:
         half.write('{"a": 1.0, "iter')
     file.truncate(20)
