@@ -265,7 +265,7 @@ def test_two_tools_do_not_train_in_one_folder(tool, capfd):
         (["model.nois=1"], "model.nois=1: no such key"),
         (["train.log_period=0"], "train.log_period=0: expected"),
         (["train.seed=3"], "train.seed=3: given by --output, --root and --seeds here"),
-        (["--paper", "paq_detr"], "--paper paq_detr: this version has no rows for its tables yet"),
+        (["--paper", "paq_detr"], "--table x: no rows are known for it in paq_detr; expected one of 1, 2, 3, 6"),
         (["plain"], "plain: expected key=value; rows are named by --rows plain"),
     ],
 )
