@@ -1,5 +1,8 @@
 """Errors that the user can correct: a wrong file, key or value, or training that diverges."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """A mistake in the user's input.
@@ -19,3 +22,9 @@ class NonFiniteError(FloatingPointError, ValueError):
     """A NaN or an infinity with which training cannot continue; the message says where it is."""
 
     known_to_first = False  # as above
+
+
+def near_names(name: str, names: Sequence[str]) -> str:
+    """The names that are spelled nearly like `name`, for a message; "none" if there are none."""
+    lower = {known.lower(): known for known in names}
+    return ", ".join(lower[near] for near in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)) or "none"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import signal
+import sys
 from collections.abc import Sequence
 
 from crossstage.cli.command_line import add_config_file, exit_status, new_parser
@@ -21,12 +23,16 @@ annotations of these images (dataloader.root=FOLDER), the sheet shows them to th
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 2 for a mistake in the input."""
+    """Run the command; returns the exit status: 0, or 2 for a mistake in the input, or 130 after Ctrl-C."""
     args = parse(arguments, prog)
 
     from crossstage.cli.prediction import predict
 
-    return exit_status(lambda: predict(args))
+    try:
+        return exit_status(lambda: predict(args))
+    except KeyboardInterrupt:
+        print("interrupted; what is listed above is complete", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:

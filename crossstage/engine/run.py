@@ -8,17 +8,21 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 from torch import distributed, nn
 
-from crossstage.checkpoints.load import load_model, load_weights, local_path
+from crossstage.checkpoints.load import class_names_of, load_model, load_weights, local_path
 from crossstage.checkpoints.save import Checkpointer
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
+from crossstage.data.classes import some
+from crossstage.data.own_data import settle_data
 from crossstage.engine import setup
+from crossstage.engine.class_rows import with_rows_of_classes
 from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import prepare_folder, set_previous_run_aside
@@ -87,7 +91,10 @@ def run(args: argparse.Namespace) -> Results:
             if notice:
                 logger.info(notice)
             session = Session(cfg, fabric, Processes(), output_dir, log)
-            results = evaluate(session) if args.eval_only else train(session, resumes=resumes, asked=args.resume)
+            if args.eval_only:
+                results = evaluate(session, overrides=args.opts)
+            else:
+                results = train(session, resumes=resumes, asked=args.resume, overrides=args.opts)
         patience = 60.0
     except (InputError, NonFiniteError, Interrupted):
         patience = 10.0  # the other processes know about the error too, and will end
@@ -97,13 +104,14 @@ def run(args: argparse.Namespace) -> Results:
     return results
 
 
-def train(session: Session, *, resumes: bool, asked: bool) -> Results:
+def train(session: Session, *, resumes: bool, asked: bool, overrides: Sequence[str] = ()) -> Results:
     """Train from the beginning or from the last checkpoint, evaluate, and log where the results are.
 
     Args:
         session: the environment of the run.
         resumes: whether to continue from the last checkpoint.
         asked: whether the command line has --resume.
+        overrides: the changes to the config on the command line.
 
     Returns:
         The scores of the last evaluation.
@@ -118,6 +126,8 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     elif cfg.train.seed == -1:
         cfg.train.seed = processes.from_first(setup.draw_seed())
     seed_all(cfg.train.seed)
+    names = () if checkpoint is None else checkpoint["class_names"]
+    processes.together(lambda: settle_data(cfg, class_names=names, asked=overrides))
     parts = processes.together(lambda: build_parts(cfg, trains=True))
     if checkpoint is not None:
         processes.together(lambda: check_same_run(checkpoint, parts, path, max_iter=cfg.train.max_iter))
@@ -144,6 +154,7 @@ def build_parts(cfg: DictConfig, *, trains: bool) -> Parts:
     )
     for loader in parts.loaders:
         check_classes(parts.model, loader)
+    check_same_classes(parts)
     return parts
 
 
@@ -162,11 +173,10 @@ def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, em
     """Load train.init_checkpoint, with the rename table train.checkpoint_names if the config has one."""
     names = instantiate(cfg.train.checkpoint_names) if cfg.train.get("checkpoint_names") else None
     path = cfg.train.init_checkpoint
-    checkpoint = load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning)
+    ours = list(getattr(parts.loaders[0].dataset, "class_names", ()))
+    adapt = partial(with_rows_of_classes, node=cfg.model, model=parts.model, class_names=ours)
+    load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning, adapt=adapt if fine_tuning else None)
     logger.info(f"weights of {path}")
-    theirs, ours = checkpoint.get("class_names"), list(getattr(parts.test_loader.dataset, "class_names", ()))
-    if theirs and ours and theirs != ours:
-        logger.warning(f"{path} was trained on other classes ({_some(theirs)}) than the dataset's ({_some(ours)})")
 
 
 def preflight(parts: Parts) -> None:
@@ -184,6 +194,23 @@ def check_classes(model: nn.Module, loader: Any) -> None:
         raise InputError(f"model.num_classes={ours}, but {file} has {theirs} classes; add model.num_classes={theirs}")
 
 
+def check_same_classes(parts: Parts) -> None:
+    """Raise InputError if training and evaluation have different classes, or the same in another order."""
+    known = [
+        (part, [str(name) for name in part.class_names])
+        for part in (*(loader.dataset for loader in parts.loaders), parts.evaluator)
+        if getattr(part, "class_names", None)
+    ]
+    for part, names in known[1:]:
+        first, expected = known[0]
+        if names != expected:
+            raise InputError(
+                f"{getattr(part, 'json_file', 'the test set')}: its classes ({some(names)}) are not those of "
+                f"{getattr(first, 'json_file', 'the training set')} ({some(expected)}) in the same order; expected the "
+                "same class names"
+            )
+
+
 def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_iter: int) -> None:
     """Raise InputError if a checkpoint does not fit the model, the classes or the length of this run."""
     if checkpoint["iteration"] >= max_iter:
@@ -194,7 +221,7 @@ def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_
     names = [str(name) for name in getattr(parts.train_loader.dataset, "class_names", ())]
     if names != checkpoint["class_names"]:
         raise InputError(
-            f"{path}: its classes ({_some(checkpoint['class_names'])}) are not the dataset's ({_some(names)}); "
+            f"{path}: its classes ({some(checkpoint['class_names'])}) are not the dataset's ({some(names)}); "
             "resume with the dataset that the run began with"
         )
     load_weights(parts.model, checkpoint["model"], path)
@@ -213,10 +240,12 @@ def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
     LazyConfig.save(session.cfg, folder / "config.yaml")
 
 
-def evaluate(session: Session) -> Results:
+def evaluate(session: Session, *, overrides: Sequence[str] = ()) -> Results:
     """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json."""
     cfg, processes = session.cfg, session.processes
     seed_all(max(cfg.train.seed, 0))
+    names = processes.together(lambda: class_names_of(cfg.train.init_checkpoint))
+    processes.together(lambda: settle_data(cfg, class_names=names, asked=overrides))
     parts = processes.together(lambda: build_parts(cfg, trains=False))
     processes.on_first(lambda: preflight(parts))
     parts.model.to(session.fabric.device)
@@ -247,7 +276,3 @@ def closing_words(session: Session, results: Results) -> str:
         f"{folder / 'model_final.pth'} --input 'FOLDER/*.jpg' --output {folder / 'pictures'}",
     ]
     return "\n".join(lines)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")

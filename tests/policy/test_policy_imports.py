@@ -27,7 +27,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "modeling": {*FLOOR, "layers", "config", "torchvision_on_cpu"},
     "visualize.py": FLOOR,
     "evaluation": {*FLOOR, "checkpoints", "data", "processes", "random_state"},
-    "engine": {*FLOOR, "config", "checkpoints", "evaluation", "processes", "random_state"},
+    "engine": {*FLOOR, "config", "checkpoints", "data", "evaluation", "processes", "random_state"},
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
     "reproduction": {*FLOOR, "config", "checkpoints", "engine"},
     "__main__.py": {"cli"},

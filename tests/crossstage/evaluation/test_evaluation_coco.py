@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
 
+from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation import CocoEvaluator, coco
 from crossstage.structures import Detections, ImageBatch
@@ -104,7 +105,7 @@ def test_pycocotools_agrees_on_all_numbers(crowded, tmp_path):
     evaluator = CocoEvaluator(json_file, output_dir=tmp_path / "out")
     scores = evaluated(evaluator, found)
     records = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-    curves = coco.evaluated_curves(coco.read_truth(json_file), records)
+    curves = coco.evaluated_curves(coco.truth_records(read_coco(json_file)), records)
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = COCO(str(json_file))
         summary = COCOeval(theirs, theirs.loadRes(str(tmp_path / "out" / "coco_instances_results.json")), "bbox")
