@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,16 +10,14 @@ import numpy as np
 from crossstage.data.coco_json import CocoContents
 from crossstage.errors import InputError, near_names
 
-logger = logging.getLogger("crossstage.data")
-
 SHOWN = 6  # names in a message
 
 
 def with_classes(contents: CocoContents, class_names: Sequence[str] | None) -> CocoContents:
     """Give the contents of a file the class indices of a training.
 
-    The file may list the classes in another order, may lack some, and may have further ones without objects. The log
-    says so.
+    The file may list the classes in another order, may lack some, and may have further ones without objects;
+    `differences` says so.
 
     Args:
         contents: the contents of a file.
@@ -52,7 +49,6 @@ def with_classes(contents: CocoContents, class_names: Sequence[str] | None) -> C
         )
     if not set(theirs) & set(wanted):
         raise InputError(f"{file}: has none of the classes of training ({some(wanted)}); it lists {some(theirs)}")
-    _tell(contents, wanted, unknown)
     new_index = np.array([index.get(name, -1) for name in theirs])
     ids = dict(zip(theirs, contents.category_ids, strict=True))
     return replace(
@@ -63,20 +59,20 @@ def with_classes(contents: CocoContents, class_names: Sequence[str] | None) -> C
     )
 
 
-def _tell(contents: CocoContents, wanted: list[str], unknown: list[str]) -> None:
-    """Log how the classes of a file differ from those of the training."""
-    theirs, file = contents.class_names, contents.json_file
-    shared = [name for name in theirs if name not in unknown]
+def differences(contents: CocoContents, class_names: Sequence[str] | None) -> list[str]:
+    """How the classes of a file differ from those of the training, a line each; arguments as for `with_classes`."""
+    theirs, wanted = contents.class_names, list(class_names or contents.class_names)
+    if theirs == wanted:
+        return []
+    shared, unknown = [name for name in theirs if name in wanted], [name for name in theirs if name not in wanted]
+    said = []
     if shared != [name for name in wanted if name in shared]:
-        logger.info("%s: numbers the classes in another order than training; they are matched by name", file)
+        said.append("numbers the classes in another order than training; they are matched by name")
     if lacking := [name for name in wanted if name not in shared]:
-        logger.info(
-            "%s: lists %d of %d classes, matched by name; without %s", file, len(shared), len(wanted), some(lacking)
-        )
+        said.append(f"lists {len(shared)} of {len(wanted)} classes, matched by name; without {some(lacking)}")
     if unknown:
-        logger.info(
-            "%s: %d categories without objects are not among the classes: %s", file, len(unknown), some(unknown)
-        )
+        said.append(f"{len(unknown)} categories without objects are not among the classes: {some(unknown)}")
+    return said
 
 
 def some(names: Sequence[str], shown: int = SHOWN) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossstage.data.batch import Sample, bounding_boxes
-from crossstage.data.classes import with_classes
+from crossstage.data.classes import differences, with_classes
 from crossstage.data.coco_json import read_coco
 from crossstage.data.objects import findings, used_objects
 from crossstage.data.pixels import orientation, read_image
@@ -58,7 +58,8 @@ class CocoDetection(Dataset):
         self.json_file = str(json_file)
         self.image_root = Path(image_root).expanduser()
         self.keep_empty = keep_empty
-        contents = with_classes(read_coco(json_file), classes)
+        as_written = read_coco(json_file)
+        contents = with_classes(as_written, classes)
         if not self.image_root.is_dir():
             raise InputError(f"{image_root}: no such folder; expected the images of {json_file} there")
         self.class_names = contents.class_names
@@ -79,6 +80,8 @@ class CocoDetection(Dataset):
             "%s: %d images, %d boxes, %d classes; left out: %d crowd regions, %d images without boxes",
             json_file, len(self), len(objects.labels), self.num_classes, objects.crowd, len(counts) - len(kept),
         )  # fmt: skip
+        for line in differences(as_written, classes):
+            logger.info("%s: %s", json_file, line)
         for line in findings(contents, objects):
             logger.warning("%s: %s", json_file, line)
 

@@ -54,9 +54,7 @@ def find_splits(data: str | Sequence[str]) -> dict[str, Split]:
         if len(paths) not in (2, 3):
             raise InputError(f"dataloader.data has {len(paths)} entries; expected a folder, or [train.json, val.json]")
         files = dict(zip(WORDS, paths, strict=False))
-        folder = files["train"].parent
-        folder = folder.parent if folder.name == "annotations" else folder
-    splits = {name: Split(file, find_image_root(file, folder, WORDS[name])) for name, file in files.items()}
+    splits = {name: Split(file, find_image_root(file, WORDS[name])) for name, file in files.items()}
     return splits if "val" in splits else {**splits, "val": splits["test"]}
 
 
@@ -109,14 +107,13 @@ def _only(name: str, candidates: list[Path]) -> Path | None:
     return chosen[0] if chosen else None
 
 
-def find_image_root(json_file: Path, folder: Path, words: Sequence[str]) -> Path:
+def find_image_root(json_file: Path, words: Sequence[str]) -> Path:
     """Find the folder from which the file names of a JSON lead to the images.
 
     Folders of the split come first, because the splits may have images of the same names.
 
     Args:
         json_file: the annotations.
-        folder: the folder of the data set.
         words: the names of the split.
 
     Returns:
@@ -127,8 +124,9 @@ def find_image_root(json_file: Path, folder: Path, words: Sequence[str]) -> Path
     """
     names = read_coco(json_file).file_names
     some = names[:: max(1, len(names) // 8)]
-    own = [json_file.stem.removeprefix("instances_"), *words]
-    own = list(dict.fromkeys(own))
+    own = list(dict.fromkeys([json_file.stem.removeprefix("instances_"), *words]))
+    is_below = json_file.parent.name in ("annotations", *own)
+    folder = json_file.parent.parent if is_below else json_file.parent
     places = [folder / name for name in own] + [folder / inner / name for inner in ("images", "data") for name in own]
     places += [folder / name / inner for name in own for inner in ("images", "data")]
     if json_file.parent.name in own:

@@ -35,12 +35,12 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
     file = OmegaConf.select(cfg, "dataloader.train.dataset.json_file")
     names, source = list(class_names), "the checkpoint"
     if not names and isinstance(file, str) and (is_own or Path(file).expanduser().is_file()):
-        names, source = list(given_classes(cfg) or read_class_names(file)), file
+        names, source = classes_of_training(cfg, file), file
     if not names:
         return
     for key in ("train.dataset", "test.dataset", "evaluator"):
         node = OmegaConf.select(cfg, f"dataloader.{key}")
-        if takes_classes(node) and (class_names or node.get("classes") is None):
+        if takes_classes(node):
             with open_dict(node):
                 node.classes = names
     number = OmegaConf.select(cfg, "model.num_classes")
@@ -50,6 +50,18 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
         logger.info("model.num_classes=%d: the classes of %s (%s)", len(names), source, some(names))
 
 
+def classes_of_training(cfg: DictConfig, json_file: str) -> list[str]:
+    """The class names of the training set: those in its config node if they cover the file's, otherwise the file's."""
+    names = read_class_names(json_file)
+    given = list(OmegaConf.select(cfg, "dataloader.train.dataset.classes") or ())
+    if given and not set(names) <= set(given):
+        logger.warning(
+            "%s: has classes (%s) that are not among dataloader.train.dataset.classes (%s); the file's are used",
+            json_file, some(names), some(given),
+        )  # fmt: skip
+    return given if given and set(names) <= set(given) else names
+
+
 def takes_classes(node: Any) -> bool:
     """Whether a node's target has the argument `classes`; a stored config of an earlier version may not list it."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -57,11 +69,6 @@ def takes_classes(node: Any) -> bool:
     target = node["_target_"]
     name = target if isinstance(target, str) else getattr(target, "__qualname__", "")
     return "classes" in node or name.rpartition(".")[2] in ("CocoDetection", "CocoEvaluator")
-
-
-def given_classes(cfg: DictConfig) -> Sequence[str] | None:
-    """The classes that the config itself gives to the training set."""
-    return OmegaConf.select(cfg, "dataloader.train.dataset.classes")
 
 
 def use_data(cfg: DictConfig) -> bool:
