@@ -123,5 +123,7 @@ def rows_by_name(
         source = [theirs.index(key) for key in shared] + list(range(len(theirs), len(theirs) + extra))
         target = [ours.index(key) for key in shared] + list(range(len(ours), len(ours) + extra))
         rows = state[name].index_select(axis, torch.tensor(source, dtype=torch.int64)).to(expected[name])
-        fitted[name] = expected[name].detach().index_copy(axis, torch.tensor(target, dtype=torch.int64, device=rows.device), rows)
+        fitted[name] = (
+            expected[name].detach().index_copy(axis, torch.tensor(target, dtype=torch.int64, device=rows.device), rows)
+        )
     return fitted

@@ -96,7 +96,9 @@ class Work:
         """Raise InputError if images, or the annotations next to them, were left out."""
         left_out = []
         if self.unreadable:
-            left_out.append(f"{len(self.unreadable)} of {self.total} images were left out: {'; '.join(self.unreadable)}")
+            left_out.append(
+                f"{len(self.unreadable)} of {self.total} images were left out: {'; '.join(self.unreadable)}"
+            )
         if self.without_annotations:
             left_out.append(f"annotations are not shown: {'; '.join(self.without_annotations)}")
         if left_out:

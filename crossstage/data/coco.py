@@ -109,6 +109,13 @@ class CocoDetection(Dataset):
         """The i-th image file."""
         return self.image_root / self._file_names[index]
 
+    def first_images(self) -> dict[int, int]:
+        """The index of the first image with an object of each class that occurs, by class index."""
+        owner = np.repeat(np.arange(len(self)), self._counts)
+        rows = np.concatenate([np.arange(first, first + n) for first, n in zip(self._first, self._counts, strict=True)])
+        labels, first = np.unique(self._labels[rows.astype(np.int64)], return_index=True)
+        return dict(zip(labels.tolist(), owner[first].tolist(), strict=True))
+
     def preflight(self, *, decode_megapixels: float = 200) -> None:
         """Check the image files before a run starts: all must exist and not be empty, and some are decoded.
 
@@ -124,6 +131,11 @@ class CocoDetection(Dataset):
         _in_threads(self._check_file, range(len(self)))
         megapixels = float(self.image_sizes.prod(1).sum()) / 1e6
         _in_threads(self._read, range(0, len(self), max(1, round(megapixels / decode_megapixels))))
+
+    def check_image(self, index: int) -> None:
+        """Raise InputError if the i-th image file is missing or empty, cannot be decoded, or has another size."""
+        self._check_file(index)
+        self._read(index)
 
     def _check_file(self, index: int) -> None:
         try:

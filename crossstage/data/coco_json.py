@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -65,6 +66,18 @@ class CategoriesOfFile(Struct):
     """The categories of a COCO instances JSON alone; decoding skips everything else."""
 
     categories: list[CategoryRecord]
+
+
+class FileNameOfImage(Struct, gc=False):
+    """The file name of an image alone."""
+
+    file_name: Annotated[str, Meta(min_length=1)]
+
+
+class FileNamesOfFile(Struct):
+    """The file names of a COCO instances JSON alone."""
+
+    images: Annotated[list[FileNameOfImage], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,11 @@ def read_class_names(json_file: str | Path) -> list[str]:
     return [category.name for category in sorted(categories, key=_id)]
 
 
+def read_file_names(json_file: str | Path) -> list[str]:
+    """The file names of the images alone, at least one. Raises InputError as `read_coco`."""
+    return [image.file_name for image in decode_json(str(json_file), FileNamesOfFile).images]
+
+
 @lru_cache(maxsize=2)  # a training set and its validation set, which loader and evaluator both read
 def _read_once(path: str, _modified: int, _size: int) -> CocoContents:
     return _read(path)
@@ -134,77 +152,105 @@ def _read_once(path: str, _modified: int, _size: int) -> CocoContents:
 
 def _read(path: str) -> CocoContents:
     file = decode_json(path, InstancesFile)
-    for name, records in (("images", file.images), ("categories", file.categories)):
-        if not records:
-            needs = "one image" if name == "images" else 'one category with "id" and "name"'
-            raise InputError(f'{path}: "{name}" is empty; expected at least {needs}')
-        _unique_ids(path, name, records)
+    if (first := next(_mistakes(file), None)) is not None:
+        raise InputError(f"{path}: {first}")
     categories = sorted(file.categories, key=_id)
-    image_ids = _column(file.images, "id")
-    sizes = np.stack([_column(file.images, "height"), _column(file.images, "width")], axis=1)
+    records, image_ids = file.annotations, _column(file.images, "id")
+    category_ids = [category.id for category in categories]
+    boxes, areas = _boxes(records), _areas(records)
     return CocoContents(
         json_file=path,
         class_names=[category.name for category in categories],
-        category_ids=[category.id for category in categories],
+        category_ids=list(category_ids),
         image_ids=image_ids,
         file_names=[image.file_name for image in file.images],
-        sizes=sizes,
-        **_annotations(path, file.annotations, image_ids, np.array([category.id for category in categories])),
+        sizes=np.stack([_column(file.images, "height"), _column(file.images, "width")], axis=1),
+        annotation_ids=_column(records, "id"),
+        image_rows=_positions(_column(records, "image_id"), image_ids),
+        labels=_positions(_column(records, "category_id"), np.array(category_ids)),
+        boxes_xywh=boxes,
+        areas=np.where(areas < 0, boxes[:, 2] * boxes[:, 3], areas),
+        crowd=np.fromiter((record.iscrowd for record in records), bool, len(records)),
     )
 
 
-def _annotations(
-    path: str, records: list[AnnotationRecord], image_ids: np.ndarray, category_ids: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The fields of CocoContents that come from the annotations."""
-    ids = _unique_ids(path, "annotations", records)
-    numbers = chain.from_iterable(record.bbox for record in records)
-    boxes = np.fromiter(numbers, np.float64, 4 * len(records)).reshape(-1, 4)
+def all_mistakes(json_file: str | Path) -> list[str]:
+    """All mistakes of a file, where `read_coco` raises an error for the first one.
+
+    Mistakes of ids, references and boxes are found only if all fields have the right type.
+    """
+    path = str(json_file)
+    try:
+        return list(_mistakes(decode_json(path, InstancesFile)))
+    except InputError as error:
+        first = str(error).removeprefix(f"{path}: ")
+    try:
+        content = _lenient(path, Path(path).read_bytes())
+    except (OSError, InputError):
+        return [first]
+    kinds = {"images": ImageRecord, "categories": CategoryRecord, "annotations": AnnotationRecord}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in kinds):
+        return [first]
+    found = []
+    for name, kind in kinds.items():
+        for row, record in enumerate(content[name]):
+            try:
+                msgspec.convert(record, type=kind)
+            except msgspec.ValidationError as error:
+                message, _, place = str(error).partition(" - at `$")
+                found.append(explain(f"{message} - at `$.{name}[{row}]{place}", content))
+    return found
+
+
+def _mistakes(file: InstancesFile) -> Iterator[str]:
+    """Mistakes in a file whose fields have the right types, one line each."""
+    for name, needs in (("images", "one image"), ("categories", 'one category with "id" and "name"')):
+        if not getattr(file, name):
+            yield f'"{name}" is empty; expected at least {needs}'
+    ids = {name: _column(getattr(file, name), "id") for name in ("images", "categories", "annotations")}
+    for name, numbers in ids.items():
+        found, counts = np.unique(numbers, return_counts=True)
+        for number, count in zip(found[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+            yield f"{name} id {number} occurs {count} times in {name!r}; each id may name one record"
+    records = file.annotations
+    for key, name in (("image_id", "images"), ("category_id", "categories")):
+        values = _column(records, key)
+        for row in np.nonzero(~np.isin(values, ids[name]))[0].tolist():
+            where = f"which is not in {name!r}; add it there or remove the annotation"
+            yield f'{_annotation(records[row])} has "{key}": {values[row]}, {where}'
+    boxes = _boxes(records)
     for row in np.nonzero(~np.isfinite(boxes).all(1))[0].tolist():
-        _complain(path, records[row], f"has bbox {json.dumps(records[row].bbox)}; expected finite numbers")
+        yield f"{_annotation(records[row])} has bbox {json.dumps(records[row].bbox)}; expected finite numbers"
     for row in np.nonzero((boxes[:, 2:] < 0).any(1))[0].tolist():
-        box = json.dumps(records[row].bbox)
-        _complain(path, records[row], f"has bbox {box}; width and height may not be negative (COCO: x, y, w, h)")
-    areas = np.array([-1.0 if record.area is UNSET else record.area for record in records], np.float64)
-    for row in np.nonzero(~np.isfinite(areas))[0].tolist():
-        _complain(path, records[row], f'has "area": {json.dumps(records[row].area)}; expected a finite number')
-    return {
-        "annotation_ids": ids,
-        "image_rows": _references(path, records, "image_id", image_ids, "images"),
-        "labels": _references(path, records, "category_id", category_ids, "categories"),
-        "boxes_xywh": boxes,
-        "areas": np.where(areas < 0, boxes[:, 2] * boxes[:, 3], areas),
-        "crowd": np.fromiter((record.iscrowd for record in records), bool, len(records)),
-    }
+        says = "width and height may not be negative (COCO: x, y, w, h)"
+        yield f"{_annotation(records[row])} has bbox {json.dumps(records[row].bbox)}; {says}"
+    for row in np.nonzero(~np.isfinite(_areas(records)))[0].tolist():
+        yield f'{_annotation(records[row])} has "area": {json.dumps(records[row].area)}; expected a finite number'
+
+
+def _boxes(records: list[AnnotationRecord]) -> np.ndarray:
+    """The boxes as they are written, float64 [A, 4]."""
+    numbers = chain.from_iterable(record.bbox for record in records)
+    return np.fromiter(numbers, np.float64, 4 * len(records)).reshape(-1, 4)
+
+
+def _areas(records: list[AnnotationRecord]) -> np.ndarray:
+    """The areas as they are written, float64 [A]; -1 where there is none."""
+    return np.array([-1.0 if record.area is UNSET else record.area for record in records], np.float64)
+
+
+def _positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The position in `ids` of each value, which must be among them, int64 [A]."""
+    order = np.argsort(ids)
+    return order[np.searchsorted(ids, values, sorter=order)]
 
 
 def _column(records: list[Any], key: str) -> np.ndarray:
     return np.fromiter((getattr(record, key) for record in records), np.int64, len(records))
 
 
-def _unique_ids(path: str, name: str, records: list[Any]) -> np.ndarray:
-    """The ids, int64 [R]. Raises InputError if one occurs more than once."""
-    ids = _column(records, "id")
-    found, counts = np.unique(ids, return_counts=True)
-    for position in np.nonzero(counts > 1)[0][:1]:
-        where = f"occurs {counts[position]} times in {name!r}; each id may name one record"
-        raise InputError(f"{path}: {name} id {found[position]} {where}")
-    return ids
-
-
-def _references(path: str, records: list[AnnotationRecord], key: str, ids: np.ndarray, name: str) -> np.ndarray:
-    """The positions in `ids` to which the values under `key` refer, int64 [A]; `name` is the list that has the ids."""
-    values = _column(records, key)
-    order = np.argsort(ids)
-    rows = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
-    for row in np.nonzero(ids[rows] != values)[0].tolist():
-        where = f"which is not in {name!r}; add it there or remove the annotation"
-        _complain(path, records[row], f'has "{key}": {values[row]}, {where}')
-    return rows
-
-
-def _complain(path: str, record: AnnotationRecord, what: str) -> NoReturn:
-    raise InputError(f"{path}: {named('annotations', {'id': record.id})} {what}")
+def _annotation(record: AnnotationRecord) -> str:
+    return named("annotations", {"id": record.id})
 
 
 def _id(record: CategoryRecord) -> int:

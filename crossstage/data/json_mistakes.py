@@ -34,6 +34,8 @@ def explain(error: str, content: Any) -> str:
         The record by its id, the value that it has and what is expected.
     """
     place, missing = PLACE.search(error), MISSING.search(error)
+    if place is not None and place["list"] == "images" and content.get("images") == []:
+        return '"images" is empty; expected at least one image'
     if place is None or place["row"] is None:
         name = (place and place["list"]) or (missing and missing[1]) or "images"
         return f'has no list "{name}"; expected COCO\'s "images", "annotations", "categories"'

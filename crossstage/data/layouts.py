@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossstage.data.coco_json import read_coco
+from crossstage.data.coco_json import read_file_names
 from crossstage.errors import InputError
 
 WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
@@ -122,7 +122,7 @@ def find_image_root(json_file: Path, words: Sequence[str]) -> Path:
     Raises:
         InputError: if the images are in none of the usual places; names these and the first image.
     """
-    names = read_coco(json_file).file_names
+    names = read_file_names(json_file)
     some = names[:: max(1, len(names) // 8)]
     own = list(dict.fromkeys([json_file.stem.removeprefix("instances_"), *words]))
     is_below = json_file.parent.name in ("annotations", *own)

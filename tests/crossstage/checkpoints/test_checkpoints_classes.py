@@ -107,7 +107,11 @@ ROWS = {  # their classes, our classes, expected rows of ours: their row, or Non
 @pytest.mark.parametrize("case", ROWS)
 def test_each_class_gets_the_rows_of_its_name(case: str):
     theirs, ours, rows = ROWS[case]
-    state = {"head": torch.arange(2.0 * len(theirs)).view(-1, 2), "embed": torch.arange(len(theirs) + 1.0), "x": torch.ones(3)}
+    state = {
+        "head": torch.arange(2.0 * len(theirs)).view(-1, 2),
+        "embed": torch.arange(len(theirs) + 1.0),
+        "x": torch.ones(3),
+    }
     expected = {"head": -torch.ones(len(ours), 2), "embed": -torch.ones(len(ours) + 1), "x": torch.zeros(3)}
     fitted = rows_by_name(state, expected, {"head": 0, "embed": 0}, theirs=theirs, ours=ours)
     for position, row in enumerate(rows):

@@ -123,7 +123,10 @@ WRONG = {
     "image_id is text": (set_in("annotations", "image_id", "100"), 'annotation 51 has "image_id": "100"; expected a'),
     "image_id is true": (set_in("annotations", "image_id", True), 'annotation 51 has "image_id": true; expected a'),
     "category_id is a list": (set_in("annotations", "category_id", [3]), '51 has "category_id": [3]; expected a whole'),
-    "category_id is a float": (set_in("annotations", "category_id", 3.0), '51 has "category_id": 3.0; expected a whole'),
+    "category_id is a float": (
+        set_in("annotations", "category_id", 3.0),
+        '51 has "category_id": 3.0; expected a whole',
+    ),
     "width is text": (set_in("images", "width", "20"), 'image 101 (1.jpg) has "width": "20"; expected a positive'),
     "height is null": (set_in("images", "height", None), 'image 101 (1.jpg) has "height": null; expected a positive'),
     "height is NaN": (set_in("images", "height", NAN), 'image 101 (1.jpg) has "height": NaN; expected a positive'),
@@ -138,7 +141,10 @@ WRONG = {
     "duplicate category": (set_in("categories", "id", 7), "categories id 7 occurs 2 times"),
     "no file name": (remove("images", "file_name"), 'image 101 has no "file_name"'),
     "no height": (remove("images", "height"), 'image 101 (1.jpg) has no "height"'),
-    "no width in pixels": (set_in("images", "width", 0), 'image 101 (1.jpg) has "width": 0; expected a positive whole number'),
+    "no width in pixels": (
+        set_in("images", "width", 0),
+        'image 101 (1.jpg) has "width": 0; expected a positive whole number',
+    ),
     "id is a word": (set_in("images", "id", "b"), 'has "id": "b"; expected a whole number'),
     "id is huge": (set_in("images", "id", 2**70), "expected a whole number of at most 63 bits"),
     "no category name": (remove("categories", "name"), 'category 3 has no "name"'),
@@ -222,7 +228,9 @@ def test_exif_is_named_where_it_is_the_cause(coco_folder, turn):
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.new("RGB", (30, 40)).save(folder / "images" / "0.jpg", exif=exif)
-    with pytest.raises(InputError, match=rf"is 40 x 30 pixels, but .* has width 30 and height 40; .*orientation {turn}"):
+    with pytest.raises(
+        InputError, match=rf"is 40 x 30 pixels, but .* has width 30 and height 40; .*orientation {turn}"
+    ):
         load(folder)[0]
     Image.new("RGB", (40, 30)).save(folder / "images" / "0.jpg")
     with pytest.raises(InputError, match="boxes would be misplaced"):

@@ -254,7 +254,9 @@ def test_two_processes_score_as_one(crowded, tmp_path):
     assert (tmp_path / "out0").is_dir() and not (tmp_path / "out1").exists()
 
 
-@pytest.mark.parametrize("classes", [["cow", "cat", "dog"], ["dog", "cow", "cat", "bird"], ["bird", "cat", "dog", "cow"]])
+@pytest.mark.parametrize(
+    "classes", [["cow", "cat", "dog"], ["dog", "cow", "cat", "bird"], ["bird", "cat", "dog", "cow"]]
+)
 def test_perfect_detections_by_the_classes_of_training_have_100_percent(write, tmp_path, classes):
     """The file's own order is cat, dog, cow; it does not list bird, whose detections count nowhere."""
     json_file = write({1: [(10, 20, 50, 60, 9, {}), (100, 20, 50, 60, 4, {}), (200, 20, 50, 60, 30, {})]})
