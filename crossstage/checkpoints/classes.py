@@ -120,10 +120,10 @@ def rows_by_name(
         extra = expected[name].shape[axis] - len(ours)
         if name not in state or state[name].shape[axis] != len(theirs) + extra:
             continue
-        source = [theirs.index(key) for key in shared] + list(range(len(theirs), len(theirs) + extra))
-        target = [ours.index(key) for key in shared] + list(range(len(ours), len(ours) + extra))
-        rows = state[name].index_select(axis, torch.tensor(source, dtype=torch.int64)).to(expected[name])
-        fitted[name] = (
-            expected[name].detach().index_copy(axis, torch.tensor(target, dtype=torch.int64, device=rows.device), rows)
+        source, target = (
+            torch.tensor([*map(names.index, shared), *range(len(names), len(names) + extra)], dtype=torch.int64)
+            for names in (list(theirs), list(ours))
         )
+        rows = state[name].index_select(axis, source).to(expected[name])
+        fitted[name] = expected[name].detach().index_copy(axis, target.to(rows.device), rows)
     return fitted

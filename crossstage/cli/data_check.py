@@ -156,10 +156,9 @@ def table(contents: CocoContents) -> str:
         by_size = (((areas[of_class] >= low) & (areas[of_class] < high)).sum() for low, high, _ in SIZES)
         row = "".join(f"{number:>9}" for number in by_size)
         lines.append(f"  {name[:30]:<{width}} {of_class.sum():>9} {images:>9}{row}")
-    if missing := [
-        contents.class_names[label] for label in set(range(len(contents.class_names))) - set(labels.tolist())
-    ]:
-        lines.append(f"  without objects: {some(sorted(missing))}")
+    occurring = set(labels.tolist())
+    if missing := [name for label, name in enumerate(contents.class_names) if label not in occurring]:
+        lines.append(f"  without objects: {some(missing)}")
     return "\n".join(lines)
 
 

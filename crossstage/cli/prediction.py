@@ -224,7 +224,7 @@ def settle_classes(cfg: DictConfig, args: argparse.Namespace, work: Work) -> Tru
             OmegaConf.update(cfg, "dataloader.data", None, force_add=True)
             settle_data(cfg, class_names=names, asked=args.opts)
         return Truth()
-    node = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
+    node: Any = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
     if not (os.path.isfile(node.get("json_file", "")) and os.path.isdir(node.get("image_root", ""))):
         return Truth()
     try:

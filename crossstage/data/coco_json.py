@@ -1,8 +1,8 @@
 """Reads a COCO instances JSON into flat arrays and checks every field that is used.
 
-The JSON is decoded into typed structs by msgspec; fields that are not used (such as segmentations) are skipped without
-being built. A mistake (a missing key, a wrong type, a duplicate id, an unknown image or category, a box that is inverted
-or not finite) raises an `InputError` that names the file and the record.
+The JSON is decoded into typed structs by msgspec; fields that are not used (such as segmentations) are skipped. A
+mistake (a missing key, a wrong type, a duplicate id, an unknown image or category, a box that is inverted or not
+finite) raises an `InputError` that names the file and the record.
 """
 
 from __future__ import annotations

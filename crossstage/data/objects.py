@@ -89,9 +89,8 @@ def _format_of_boxes(contents: CocoContents) -> list[str]:
             question += " (read as corners x0, y0, x1, y1, all would lie inside)"
         elif exchanged.mean() > 0.99:
             question += " (with x and y exchanged, all would lie inside)"
-        found.append(
-            f"{beyond.sum()} of {number} boxes reach beyond their image by more than a pixel and are clipped: {question}"
-        )
+        where = "reach beyond their image by more than a pixel and are clipped"
+        found.append(f"{beyond.sum()} of {number} boxes {where}: {question}")
     elif number >= MANY and tiny.mean() < 0.5 and max((x + w) / width) < 0.5 and max((y + h) / height) < 0.5:
         found.append(
             f"all {number} boxes lie in the upper left quarter of their images: {QUESTION} (or is it in percent, or "

@@ -76,7 +76,7 @@ def _as_rgb(image: Image.Image, path: str | Path, *, deep: bool) -> Tensor:
         raise InputError(f"{path}: is an image in CIELAB, whose colours are not read; convert it to RGB")
     if image.mode in ("P", "PA", "RGBa", "La") and (image.mode != "P" or "transparency" in image.info):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if "A" in image.mode and image.getextrema()[-1][0] < 255:
+    if "A" in image.mode and np.asarray(image.getchannel("A")).min() < 255:
         _tell_once("alpha", f"{path}: transparent pixels are read with the colours that the file has below them")
     pixels = pil_to_tensor(image.convert("RGB"))
     if deep and int(pixels.max()) < FEWEST_LEVELS:

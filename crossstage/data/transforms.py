@@ -39,8 +39,8 @@ class Resize:
     Args:
         short_edge: the short edge in pixels; None keeps the image as it is unless its long edge exceeds `max_size`.
         max_size: limit of the long edge in pixels; None means no limit.
-        image_size: another short edge; the limit is multiplied by `image_size` / `short_edge`. (If `short_edge` is None,
-            the limit is 1333 / 800 of `image_size`, as in DETR.) None keeps the lengths.
+        image_size: another short edge; the limit is multiplied by `image_size` / `short_edge`. If `short_edge` is
+            None, the limit is 1333 / 800 of `image_size`, as in DETR. None keeps the lengths.
     """
 
     def __init__(

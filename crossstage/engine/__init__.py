@@ -4,6 +4,7 @@
 - `setup`: arguments, config, seed, devices and processes
 - `session`: the environment and the parts of a run
 - `output`: the output folder
+- `class_rows`: fits the class heads of initial weights to the classes of a training
 - `optim`: parameter groups and learning rates
 - `trainer`: the training loop
 - `ema`: averaged weights

@@ -233,9 +233,7 @@ class Trainer:
             "history": self.history.state_dict(),
             "config": (self.session.output_dir / "config.yaml").read_text(encoding="utf-8"),
             "class_names": [str(name) for name in getattr(dataset, "class_names", ())],
-            "category_ids": [
-                None if number is None else int(number) for number in getattr(dataset, "category_ids", ())
-            ],
+            "category_ids": list(getattr(dataset, "category_ids", ())),  # None for a class that the file lacks
         }
         return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
 

@@ -2,6 +2,8 @@
 
 - `loop`: runs a model over a data set
 - `coco`: COCO's box metrics
+- `truth`: the annotations as records for these metrics
+- `reachable`: the objects that no detector can find
 - `cost`: parameters and FLOPs
 """
 

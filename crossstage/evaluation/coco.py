@@ -19,7 +19,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from crossstage.data.classes import with_classes
-from crossstage.data.coco_json import CocoContents, read_coco
+from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation.reachable import reach
 from crossstage.evaluation.truth import Records, truth_records
@@ -184,11 +184,11 @@ class CocoEvaluator:
         numbers = curves.twelve_numbers()[:6]
         metrics = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), numbers, strict=True))
         listed = sorted(category_id for category_id in self.category_ids if category_id is not None)
+        column = {category_id: curves.precision[:, :, position, 0, -1] for position, category_id in enumerate(listed)}
         for name, category_id in zip(self.class_names, self.category_ids, strict=True):
             unique = self.class_names.count(name) == 1
             key = f"AP-{name}" if unique else f"AP-{name} ({category_id})"
-            there = category_id is not None
-            metrics[key] = _mean(curves.precision[:, :, listed.index(category_id), 0, -1]) if there else float("nan")
+            metrics[key] = float("nan") if category_id is None else _mean(column[category_id])
         return {name: 100 * value for name, value in metrics.items()}
 
 

@@ -275,7 +275,7 @@ OUT_OF_REACH = {  # objects (x, y, w, h) of one image of 500 x 400, max_detectio
     "outside": ([(10, 20, 50, 60), (600, 20, 50, 60)], 100, "1 outside their image; .* AP 50"),
     "partly outside": ([(460, 20, 50, 60)], 100, "1 with less than 95% of their box inside the image; .* AP 70"),
     "rounded": ([(451, 20, 50, 60)], 100, None),
-    "too many": ([(10 * i, 20, 8, 60) for i in range(5)], 3, "2 more than max_detections=3 per image and class .* AP 6"),
+    "too many": ([(10 * i, 20, 8, 60) for i in range(5)], 3, "2 more than max_detections=3 per image and .* AP 6"),
     "several": (
         [(10, 20, 0, 60), (600, 20, 50, 60), (10, 20, 5, 5)], 100, "1 without area, 1 outside their image; .* AP 3",
     ),
