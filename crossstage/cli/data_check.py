@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from crossstage.cli.prediction import save_picture
+from crossstage.cli.picture_files import save_picture
 from crossstage.data.batch import collate
 from crossstage.data.classes import differences, some, with_classes
 from crossstage.data.coco import CocoDetection
