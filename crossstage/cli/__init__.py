@@ -11,8 +11,9 @@ the arguments, so that `--help` does not need to import torch.
 - `picture_files`: the images that a command is given, and the pictures that it writes
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters
-- `data`: the command line of `data_check` and `data_split`
+- `data`: the command line of `data_check`, `data_convert` and `data_split`
 - `data_check`: find everything that is wrong with a data set
+- `data_convert`: YOLO and Pascal VOC to COCO's JSON
 - `data_split`: divide an annotation file into a training and a validation set
 - `reproduce`: the rows of a paper's table; `crossstage.reproduction` does the work
 - `configs`: list, show and copy our configs
@@ -32,7 +33,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on the config's test set",
     "predict": "draw what a detector finds in images",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
-    "data": "check a data set before training, or divide one into training and validation",
+    "data": "check a data set before training, convert it from YOLO or VOC, or divide it",
     "reproduce": "run the rows of a paper's table and report them next to its figures",
     "configs": "list our configs, show one with its values, copy one to change it",
     "env": "print the versions and devices that a bug report needs",

@@ -71,7 +71,7 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
         return there
     for pattern, kind in OTHER_LAYOUTS.items():
         if not found and next(folder.glob(pattern), None) is not None:
-            raise InputError(f"dataloader.data={folder}: is {kind}; crossstage data convert {folder} OUT makes it COCO")
+            raise InputError(f"dataloader.data={folder}: is {kind}; crossstage data convert {folder} makes it COCO")
     names = ", ".join(str(file.relative_to(folder)) for file in found[:6]) or "none"
     lacks = "a training set" if "train" not in there else "a validation set"
     raise InputError(
