@@ -1,7 +1,7 @@
 """The work of `crossstage data convert`: YOLO and Pascal VOC annotations, read by supervision, become COCO's JSON.
 
-The images stay where they are. Sizes are those of the images as they are shown, after their EXIF orientation: our reader
-turns images, and supervision multiplies YOLO's normalised boxes by these sizes.
+The images stay where they are. Sizes are those of the images as they are shown, after their EXIF orientation: our
+reader turns images, and supervision multiplies YOLO's normalised boxes by these sizes.
 """
 
 from __future__ import annotations
