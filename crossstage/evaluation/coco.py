@@ -72,6 +72,13 @@ class CocoEvaluator:
         self._processes: Processes | None = None
         self._tell_what_is_out_of_reach()
 
+    @property
+    def truth(self) -> dict[str, Records]:
+        """The annotations as records, see `truth_records`."""
+        if self._truth is None:
+            self._truth = truth_records(self._contents)
+        return self._truth
+
     def reset(self) -> None:
         """Remove all detections."""
         self._predictions = {}
@@ -128,12 +135,8 @@ class CocoEvaluator:
         self._tell(len(predictions), len(records))
         if self.output_dir is not None:
             _write(self.output_dir / PREDICTIONS_FILE, records)
-        return {"bbox": self._metrics(self._curves(records))}
-
-    def _curves(self, records: Records) -> Curves:
-        if self._truth is None:
-            self._truth = truth_records(self._contents)
-        return evaluated_curves(self._truth, records, max_detections=self.max_detections)
+        curves = evaluated_curves(self.truth, records, max_detections=self.max_detections)
+        return {"bbox": self._metrics(curves)}
 
     def _records(self, predictions: dict[int, np.ndarray]) -> Records:
         """COCO's results: image_id, category_id, bbox (x, y, width, height), score; by image id.
@@ -164,7 +167,7 @@ class CocoEvaluator:
                 strict=True,
             )
         ]
-        best = 100 * self._curves(records).twelve_numbers()[0]
+        best = 100 * evaluated_curves(self.truth, records, max_detections=self.max_detections).twelve_numbers()[0]
         logger.warning(
             "%s: of %d objects, evaluation cannot reach all: %s; perfect detections have AP %.2f",
             self.json_file, (~contents.crowd).sum(), ", ".join(possible.problems), best,

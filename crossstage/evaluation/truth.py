@@ -38,7 +38,10 @@ def truth_records(contents: CocoContents) -> dict[str, Records]:
         if category_id is not None
     ]
     return {
-        "images": [{"id": image_id} for image_id in contents.image_ids.tolist()],
+        "images": [
+            {"id": image_id, "file_name": file_name}
+            for image_id, file_name in zip(contents.image_ids.tolist(), contents.file_names, strict=True)
+        ],
         "categories": categories,
         "annotations": annotations,
     }
