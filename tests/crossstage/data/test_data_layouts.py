@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from crossstage.config import LazyConfig, find_config
+from crossstage.data.coco import CocoDetection
 from crossstage.data.layouts import find_splits
 from crossstage.data.own_data import settle_data
 from crossstage.errors import InputError
@@ -64,6 +65,15 @@ def test_a_layout_is_found(tmp_path, layout):
         assert splits[name].json_file == tmp_path / json_file
         assert splits[name].image_root.resolve() == (tmp_path / root).resolve()
     assert find_splits([str(tmp_path / train), str(tmp_path / val)]) == {k: splits[k] for k in ("train", "val")}
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for split in ("train", "val"):
+        write(tmp_path / "data", f"annotations/{split}.json", "images")
+    assert find_splits("~/data") == find_splits(str(tmp_path / "data"))
+    dataset = CocoDetection("~/data/annotations/train.json", "~/data/images")
+    assert dataset[0].pixels.shape == (3, 16, 16)
 
 
 def test_captions_and_keypoints_beside_coco_do_not_matter(tmp_path):
