@@ -129,8 +129,6 @@ def find_image_root(json_file: Path, words: Sequence[str]) -> Path:
     folder = json_file.parent.parent if is_below else json_file.parent
     places = [folder / name for name in own] + [folder / inner / name for inner in ("images", "data") for name in own]
     places += [folder / name / inner for name in own for inner in ("images", "data")]
-    if json_file.parent.name in own:
-        places.insert(0, json_file.parent)
     places += [folder / name for name in ("images", "data", "JPEGImages", "img", "imgs")]
     places += [json_file.parent / "images", json_file.parent, folder]
     found = [(sum((place / name).is_file() for name in some), place) for place in dict.fromkeys(places)]

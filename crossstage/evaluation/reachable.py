@@ -17,7 +17,7 @@ class Reach:
     """What perfect detections inside the images can reach.
 
     Attributes:
-        found: bool [A], the annotations that can be found.
+        found: bool [A], the annotations that can be found, if there are not more of them than detections that count.
         boxes_xywh: float64 [A, 4], the best box inside the image for each annotation.
         problems: one phrase per kind of object that cannot be found, or only at low IoU thresholds; with its number.
     """
@@ -43,14 +43,14 @@ def reach(contents: CocoContents, *, max_detections: int) -> Reach:
     has_area = (contents.boxes_xywh[:, 2:] > 0).all(1)
     inside = (boxes[:, 2:] > 0).all(1)
     left = np.divide(boxes[:, 2:].prod(1), contents.boxes_xywh[:, 2:].prod(1), where=has_area, out=np.ones(len(boxes)))
-    counted = _rank_in_image_and_class(contents, object_ & has_area & inside) < max_detections
-    found = object_ & has_area & inside & counted
+    found = object_ & has_area & inside
+    surplus = _rank_in_image_and_class(contents, found) >= max_detections
     numbers = [
         ((object_ & ~has_area).sum(), "without area"),
         ((object_ & has_area & ~inside).sum(), "outside their image"),
         ((found & (left < HIGHEST_IOU)).sum(), f"with less than {HIGHEST_IOU:.0%} of their box inside the image"),
         (
-            (object_ & has_area & inside & ~counted).sum(),
+            surplus.sum(),
             f"more than max_detections={max_detections} per image and class (dataloader.evaluator.max_detections)",
         ),
     ]
