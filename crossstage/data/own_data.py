@@ -26,12 +26,13 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
     Args:
         cfg: the config of a run.
         class_names: the classes of the weights, by class index; () takes those of the training set.
-        asked: the overrides of the command line; model.num_classes is not changed if it is among them.
+        asked: the overrides of the command line; model.num_classes, and files of a dataset, are not changed if they are
+            among them.
 
     Raises:
         InputError: if files are missing, or a JSON is wrong.
     """
-    is_own = use_data(cfg)
+    is_own = use_data(cfg, asked)
     file = OmegaConf.select(cfg, "dataloader.train.dataset.json_file")
     names, source = list(class_names), "the checkpoint"
     if not names and isinstance(file, str) and (is_own or Path(file).expanduser().is_file()):
@@ -44,8 +45,8 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
             with open_dict(node):
                 node.classes = names
     number = OmegaConf.select(cfg, "model.num_classes")
-    is_asked = any(text.lstrip("+").startswith("model.num_classes=") for text in asked)
-    if number is not None and number != len(names) and (is_own or class_names) and not is_asked:
+    decides = (is_own or class_names) and "model.num_classes" not in keys_of(asked)
+    if number is not None and number != len(names) and decides:
         cfg.model.num_classes = len(names)
         logger.info("model.num_classes=%d: the classes of %s (%s)", len(names), source, some(names))
 
@@ -71,7 +72,12 @@ def takes_classes(node: Any) -> bool:
     return "classes" in node or name.rpartition(".")[2] in ("CocoDetection", "CocoEvaluator")
 
 
-def use_data(cfg: DictConfig) -> bool:
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """The keys that overrides change."""
+    return {text.partition("=")[0].lstrip("+") for text in overrides}
+
+
+def use_data(cfg: DictConfig, asked: Sequence[str]) -> bool:
     """Replace `dataloader.data`, if it is set, by the files that it leads to; return whether it was set."""
     data: Any = OmegaConf.select(cfg, "dataloader.data")
     if data is None:
@@ -79,7 +85,9 @@ def use_data(cfg: DictConfig) -> bool:
     splits = find_splits(list(data) if isinstance(data, ListConfig) else str(data))
     for key, name in (("train", "train"), ("test", "val")):
         dataset = cfg.dataloader[key].dataset
-        dataset.json_file, dataset.image_root = str(splits[name].json_file), str(splits[name].image_root)
+        for argument in ("json_file", "image_root"):
+            if f"dataloader.{key}.dataset.{argument}" not in keys_of(asked):
+                dataset[argument] = str(getattr(splits[name], argument))
         logger.info("%s: %s, images in %s", key, dataset.json_file, dataset.image_root)
     if splits.get("test") == splits["val"]:
         logger.info("%s: there is no validation set, the test set is used for evaluation", data)

@@ -163,6 +163,14 @@ def test_data_decides_the_files_the_classes_and_their_number(config, folder):
     assert OmegaConf.to_yaml(config) == before, "a stored config loads again as it is"
 
 
+def test_a_file_on_the_command_line_comes_before_that_of_the_folder(config, folder):
+    config.dataloader.data = str(folder)
+    config.dataloader.test.dataset.json_file = "test.json"
+    settle_data(config, asked=["dataloader.test.dataset.json_file=test.json"])
+    assert config.dataloader.test.dataset.json_file == config.dataloader.evaluator.json_file == "test.json"
+    assert config.dataloader.test.dataset.image_root == str(folder / "images")
+
+
 def test_the_classes_of_weights_come_first(config, folder):
     config.dataloader.data = str(folder)
     settle_data(config, class_names=["c", "b", "a", "d"])
