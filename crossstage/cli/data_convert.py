@@ -17,9 +17,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from crossstage.data.image_files import QUARTER_TURN
 from crossstage.data.layouts import WORDS
-from crossstage.data.pixels import orientation
+from crossstage.data.pixels import orientation, read_image
 from crossstage.errors import InputError
 from crossstage.files import write_text
 
@@ -92,11 +91,13 @@ def relative(path: Path, folder: Path) -> str:
 def shown_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image after its EXIF orientation. Raises InputError if it is not an image."""
     try:
+        if orientation(path) > 1:  # some formats of Pillow report the turned size, some the stored one
+            height, width = read_image(path).shape[1:]
+            return width, height
         with Image.open(path) as image:
-            width, height = image.size
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); copy it again or remove it") from error
-    return (height, width) if orientation(path) >= QUARTER_TURN else (width, height)
 
 
 def yolo_parts(description: Path) -> dict[str, Part]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def read_image(path: str | Path) -> Tensor:
     """
     _set_limit(os.environ.get(LIMIT))
     try:
-        with Image.open(path) as image:
+        # Given a path, Pillow maps uncompressed TIFF files into memory, and then forgets to turn them.
+        with open(path, "rb") as file, Image.open(file) as image:
             deep = _has_sixteen_bits(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _as_rgb(image, path, deep=deep)
@@ -52,7 +54,7 @@ def read_image(path: str | Path) -> Tensor:
         raise InputError(_too_large(path)) from error
     # Which of these PIL raises for a damaged file depends on the format and the damage.
     except (OSError, ValueError, SyntaxError) as error:
-        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
+        reason = " ".join(re.sub(r" <_io\.BufferedReader name=.*>", "", str(error)).split())
         problem = f"cannot be read as an image, it may be truncated ({reason})"
         raise InputError(f"{path}: {problem}; copy it again") from error
 

@@ -154,17 +154,30 @@ def test_what_is_guessed_or_left_out_is_told_once(tmp_path, caplog):
     assert not caplog.records
 
 
+TURNED = {
+    "colour.png": "RGB",
+    "colour.jpg": "RGB",
+    "grey.png": "L",
+    "colour.tif": "RGB",
+    "grey.tif": "L",
+    "deep.tif": "I;16",
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, turn):
+def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, turn, name):
     """The corner that a viewer shows at the top left is white; `corners` has its place in the file."""
     corners = {1: (0, 0), 2: (7, 0), 3: (7, 5), 4: (0, 5), 5: (0, 0), 6: (0, 5), 7: (7, 5), 8: (7, 0)}
-    image, exif = Image.new("RGB", (8, 6)), Image.Exif()
-    image.putpixel(corners[turn], (255, 255, 255))
+    image, exif = Image.new(TURNED[name], (8, 6)), Image.Exif()
+    white = {"RGB": (255, 255, 255), "L": 255, "I;16": 65535}[image.mode]
+    image.putpixel(corners[turn], white)
     exif[0x0112] = turn
-    image.save(tmp_path / "a.png", exif=exif)
-    read = read_image(tmp_path / "a.png")
-    assert read.shape == ((3, 6, 8) if turn < 5 else (3, 8, 6)) and read[0, 0, 0] == 255
-    assert orientation(tmp_path / "a.png") == turn
+    image.save(tmp_path / name, exif=exif)
+    read = read_image(tmp_path / name)
+    assert read.shape == ((3, 6, 8) if turn < 5 else (3, 8, 6))
+    assert divmod(int(read[0].argmax()), read.shape[2]) == (0, 0)
+    assert orientation(tmp_path / name) == turn
 
 
 def test_a_picture_beyond_pillows_limit_is_said_to_be_so_with_the_way_to_allow_it(tmp_path, monkeypatch):
