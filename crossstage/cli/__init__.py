@@ -8,6 +8,7 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `thresholds`: the least score of a detection, for all classes or by class
 - `picture_files`: the images that a command is given, and the pictures that it writes
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters

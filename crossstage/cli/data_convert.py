@@ -63,7 +63,8 @@ def convert(args: argparse.Namespace) -> None:
 
 def coco_content(part: Part, names: Sequence[str], folder: Path) -> dict[str, Any]:
     """The COCO JSON of a part; file names lead from `folder` to the images."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (path, objects) in enumerate(sorted(part.objects.items()), start=1):
         width, height = shown_size(path)
         images.append({"id": number, "file_name": relative(path, folder), "width": width, "height": height})

@@ -15,10 +15,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from crossstage.checkpoints.load import class_names_of, load_model, local_path
 from crossstage.cli.picture_files import SHEET_FILE, find_images, picture_names, prepare_output, save_picture
+from crossstage.cli.thresholds import Thresholds, parse_thresholds
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.data.batch import Sample, bounding_boxes, collate
 from crossstage.data.coco import CocoDetection
@@ -50,21 +51,22 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
     names = picture_names(files)
     prepare_output(output, files, names)
     device = choose_device(args.device)
-    work = Work(len(files))
+    work, thresholds = Work(len(files)), parse_thresholds(args.threshold)
     truth = settle_classes(cfg, args, work)
     detector = load_detector(cfg, args, truth, device)
+    thresholds.check(detector.class_names)
     batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
     try:
         with closing(tracked(batches, console, what="predict")) as progress:
             for file, image, detections in detect(detector, progress, work.unreadable):
-                detections = reaching(detections, args.threshold)
+                detections = reaching(detections, thresholds.of_labels(detections.labels, detector.class_names))
                 picture = draw_detections(image, detections, detector.class_names, threshold=0)
                 save_picture(picture, output / names[file])
                 work.records.append(record(file, names[file], image, detections, detector))
                 if len(work.panels) < ON_SHEET:
                     work.panels.append(panel(file, image, picture, truth, work))
     finally:  # an interruption or an error loses nothing that is done
-        work.write(output, args.threshold)
+        work.write(output, thresholds)
     work.check()
 
 
@@ -78,13 +80,13 @@ class Work:
     unreadable: list[str] = field(default_factory=list)
     without_annotations: list[str] = field(default_factory=list)
 
-    def write(self, output: Path, threshold: float) -> None:
+    def write(self, output: Path, thresholds: Thresholds) -> None:
         """Write predictions.json and the contact sheet, and print where they are."""
         lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in self.records)
         write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
         found = sum(len(entry["detections"]) for entry in self.records)
         of_all = f" of {self.total}" if len(self.records) + len(self.unreadable) < self.total else ""
-        print(f"{found} detections with a score of at least {threshold:g} in {len(self.records)}{of_all} images")
+        print(f"{found} detections with a score of at least {thresholds} in {len(self.records)}{of_all} images")
         print(f"  pictures     {output}\n  detections   {output / PREDICTIONS_FILE}")
         if self.panels:
             save_picture(contact_sheet(self.panels), output / SHEET_FILE)
@@ -105,8 +107,7 @@ class Work:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raise InputError for an impossible number."""
-    if not 0 <= args.threshold <= 1:
-        raise InputError(f"--threshold {args.threshold:g}: expected a score from 0 to 1")
+    parse_thresholds(args.threshold)
     for name in ("limit", "batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -246,9 +247,9 @@ def read_samples(files: Sequence[Path], unreadable: list[str]) -> dict[Path, Sam
     return samples
 
 
-def reaching(found: Detections, threshold: float) -> Detections:
-    """The detections with a score of at least `threshold`."""
-    kept = found.scores >= threshold
+def reaching(found: Detections, least: Tensor) -> Detections:
+    """The detections with a score of at least `least`, float32 [D]."""
+    kept = found.scores >= least
     return Detections(found.boxes_xyxy[kept], found.scores[kept], found.labels[kept])
 
 

@@ -154,6 +154,21 @@ def test_threshold_and_limit(work, main):
     assert [found["label"] for found in predictions()["a.jpg"]["detections"]] == [0]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "classes"),  # the scores are 0.9 and 0.4
+    [
+        ("0.3", ["red box", "green box"]),
+        ("0.3,green box=0.5", ["red box"]),
+        ("0.95,green box=0.2", ["green box"]),
+        ("red box=0.95", ["green box"]),
+        ("red box=1,green box=1", []),
+    ],
+)
+def test_a_threshold_by_class(work, main, threshold, classes):
+    assert run(main, "--input", "images/a.jpg", "--threshold", threshold) == 0
+    assert [found["class"] for found in predictions()["a.jpg"]["detections"]] == classes
+
+
 def test_class_names_come_from_the_checkpoint_then_the_dataset_then_are_numbers(work, main):
     def name(*options, **kwargs):
         assert run(main, "--input", "images/b.png", *options, **kwargs) == 0
@@ -311,6 +326,11 @@ def test_ctrl_c_leaves_what_is_done(work, main, capsys):
         (["--input", "images", "--output", "config.py/out"], "--output config.py/out: not writable"),
         (["--input", "images", "--output", "images"], "--output images: holds the image images/a.jpg itself"),
         (["--input", "images", "--threshold", "30"], "--threshold 30: expected a score from 0 to 1"),
+        (["--input", "images", "--threshold", "0.3,red box"], "--threshold red box: expected a score from 0 to 1"),
+        (
+            ["--input", "images", "--threshold", "red=0.5"],
+            "--threshold red=0.5: there is no such class (near: red box)",
+        ),
         (["--input", "images", "--limit", "0"], "--limit 0: expected at least 1"),
         (["--input", "images", "--device", "warp:9"], "--device warp:9: not available"),
         (["--input", "images", "model.num_clases=3"], "model.num_clases"),

@@ -154,14 +154,7 @@ def test_what_is_guessed_or_left_out_is_told_once(tmp_path, caplog):
     assert not caplog.records
 
 
-TURNED = {
-    "colour.png": "RGB",
-    "colour.jpg": "RGB",
-    "grey.png": "L",
-    "colour.tif": "RGB",
-    "grey.tif": "L",
-    "deep.tif": "I;16",
-}
+TURNED = {"a.png": "RGB", "a.jpg": "RGB", "grey.png": "L", "a.tif": "RGB", "grey.tif": "L", "deep.tif": "I;16"}
 
 
 @pytest.mark.parametrize("name", TURNED)
