@@ -75,7 +75,7 @@ def _format_of_boxes(contents: CocoContents) -> list[str]:
     x, y, w, h = contents.boxes_xywh[single].T
     height, width = contents.sizes[contents.image_rows[single]].T
     number = len(x)
-    beyond = (x < -BEYOND) | (y < -BEYOND) | (x + w > width + BEYOND) | (y + h > height + BEYOND)
+    beyond = ~(_inside(x, width, w) & _inside(y, height, h))
     tiny = (w < 1) & (h < 1) & (w > 0) & (h > 0)
     found = []
     if tiny.any():
@@ -83,10 +83,12 @@ def _format_of_boxes(contents: CocoContents) -> list[str]:
         found.append(f"{tiny.sum()} of {number} boxes are smaller than one pixel: {normalised}")
     if beyond.any():
         as_corners = (w >= x) & (h >= y) & (w <= width + BEYOND) & (h <= height + BEYOND)
-        exchanged = (y >= -BEYOND) & (x >= -BEYOND) & (y + h <= width + BEYOND) & (x + w <= height + BEYOND)
+        exchanged = _inside(y, width, h) & _inside(x, height, w)
         question = QUESTION
         if as_corners.mean() > 0.99:
             question += " (read as corners x0, y0, x1, y1, all would lie inside)"
+        elif (_inside(x - w / 2, width, w) & _inside(y - h / 2, height, h)).mean() > 0.99:
+            question += " (with x and y as the centre, all would lie inside)"
         elif exchanged.mean() > 0.99:
             question += " (with x and y exchanged, all would lie inside)"
         where = "reach beyond their image by more than a pixel and are clipped"
@@ -97,6 +99,11 @@ def _format_of_boxes(contents: CocoContents) -> list[str]:
             "in pixels of a smaller copy of the images?)"
         )
     return found
+
+
+def _inside(start: np.ndarray, limit: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Whether intervals lie between 0 and a limit, up to `BEYOND` pixels, bool [A]."""
+    return (start >= -BEYOND) & (start + length <= limit + BEYOND)
 
 
 def _areas(contents: CocoContents) -> list[str]:

@@ -32,6 +32,10 @@ BOXES = {
     "rounded by less than a pixel": (with_one([600, 400, 40.9, 80.9]), []),
     "corners": (as_corners(sound()), ["60 boxes reach beyond", "read as corners x0, y0, x1, y1, all would lie inside"]),
     "a few corners": (np.array([[300, 200, 400, 300.0]] * 2), ["2 of 2 boxes reach beyond", "read as corners"]),
+    "the centre": (
+        sound() + np.concatenate([sound()[:, 2:] / 2, np.zeros((60, 2))], 1),
+        ["boxes reach beyond", "with x and y as the centre, all would lie inside"],
+    ),
     "x and y exchanged": (
         np.concatenate([sound()[:, [1, 0, 3, 2]], [[10.0, 500, 30, 100]]]),
         ["boxes reach beyond", "with x and y exchanged, all would lie inside"],
