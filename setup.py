@@ -14,4 +14,4 @@ for top in ("projects", "configs"):
         if "." not in name:
             package_dir[packages[-1]] = f"{top}/{name}"
 
-setup(packages=packages, package_dir=package_dir, package_data={"": ["*.md", "py.typed"]})
+setup(packages=packages, package_dir=package_dir, package_data={"": ["*.md", "py.typed", "*.json"]})

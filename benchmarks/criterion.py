@@ -1,10 +1,13 @@
-"""Matching, labels and losses with their gradients: `SetCriterion` against the loop."""
+"""Matching, labels and losses with their gradients: `SetCriterion` against the loop, and by quality against without."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from crossstage.projects.paq_detr.modeling.quality import QualityCopies
+from crossstage.projects.paq_detr.quality_config import with_quality
 from torch import Tensor
 
 from benchmarks import loops, with_detrex
@@ -18,7 +21,7 @@ SHAPES = (((7, 900, 80), 3.5), ((6, 100, 80), 6.0))  # stages, queries, classes;
 
 
 def run(setting: Setting) -> list[Comparison]:
-    """Forward and backward, one-to-one and with CSLA, at DINO's and StageInteractor's shape."""
+    """Forward and backward, one-to-one and with CSLA, at DINO's and StageInteractor's shape; by quality at DINO's."""
     rows = []
     for shape, target in SHAPES:
         if setting.quick:
@@ -26,6 +29,8 @@ def run(setting: Setting) -> list[Comparison]:
         scene = make_scene(*shape, counts=(3, 5) if setting.quick else (20, 20))
         for cross_stage in (False, True):
             rows += _compare(scene, setting, Target(at_least=target), cross_stage=cross_stage)
+        if shape == SHAPES[0][0] or setting.quick:
+            rows += _compare_quality(scene, setting)
     return rows
 
 
@@ -41,7 +46,7 @@ def _compare(scene: Scene, setting: Setting, target: Target, *, cross_stage: boo
     ours = make_criterion(cross_stage=cross_stage)
     sides: dict[str, Callable[[], dict[str, Tensor]]] = {
         "loop": lambda: loops.criterion(scene.logits, scene.boxes, scene.targets, cross_stage=cross_stage),
-        "ours": lambda: dict(ours(scene.groups, scene.padded).terms),
+        "ours": partial(_terms, ours, scene),
     }
     if not cross_stage and (theirs := with_detrex.criterion(scene)) is not None:
         sides["detrex"] = theirs
@@ -62,6 +67,34 @@ def _compare(scene: Scene, setting: Setting, target: Target, *, cross_stage: boo
         for name in sides
         if name != "ours"
     ]
+
+
+def _compare_quality(scene: Scene, setting: Setting) -> list[Comparison]:
+    """PaQ-DETR's copies alone, and with its class targets and loss. Box losses of the plain last stage must agree."""
+    plain, copies = (make_criterion(cross_stage=False) for _ in range(2))
+    copies.groups["matching"].matcher.copies = QualityCopies()
+    whole = instantiate(with_quality(get_config("common/models/supervision.py")).criterion)
+    criteria = {"plain": plain, "copies": copies, "with_quality": whole}
+    sides = {name: partial(_terms, criterion, scene) for name, criterion in criteria.items()}
+    last = {name: torch.stack([side()[loss] for loss in ("loss_bbox", "loss_giou")]) for name, side in sides.items()}
+    times = interleaved({name: _step(side, scene) for name, side in sides.items()}, setting.rounds)
+    return [
+        Comparison(
+            benchmark="criterion",
+            case=f"forward + backward, {name}, {scene.shape}",
+            baseline="one-to-one",
+            theirs=times["plain"],
+            ours=times[name],
+            target=Target(at_most=1.15),
+            difference=max_difference(last["plain"], last[name]),
+            tolerance=0.0,
+        )
+        for name in ("copies", "with_quality")
+    ]
+
+
+def _terms(criterion: SetCriterion, scene: Scene) -> dict[str, Tensor]:
+    return dict(criterion(scene.groups, scene.padded).terms)
 
 
 def _step(side: Callable[[], dict[str, Tensor]], scene: Scene) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""StageInteractor beside AdaMixer: what each part costs, time and memory of both; 3-D sampling beside `grid_sample`.
+"""StageInteractor against AdaMixer: cost of each part, time and memory; 3-D sampling against `grid_sample`.
 
 Rows in M are millions of multiply-adds of a query, or of parameters, over the decoder's six stages: the closed form of
 `mixing_cost.py` (baseline) against what fvcore and the modules count. The two detectors compute different things: their
@@ -151,7 +151,7 @@ def _times(setting: Setting) -> list[Comparison]:
 
 
 def _training_memory(setting: Setting) -> list[Comparison]:
-    """What a training step of the whole detector on one image takes beside its parameters, in a process of its own."""
+    """Memory of a training step of the whole detector on one image, without its parameters; in its own process."""
     if setting.quick:  # the figures mean nothing: starting processes can be spared
         peaks = [step_peak(name, True) for name in (BASELINE, OURS)]
     else:
@@ -178,7 +178,7 @@ def step_peak(name: str, quick: bool) -> float:
 
 
 def _forget_peak() -> None:
-    """Give freed memory back and let VmHWM begin anew, where Linux can: what came before has a peak of its own."""
+    """Give freed memory back and restart VmHWM, where Linux can, so that earlier peaks are not counted."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

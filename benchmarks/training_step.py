@@ -1,4 +1,4 @@
-"""A training step of StageInteractor beside AdaMixer's on a GPU: time and peak memory, in float32 and under bfloat16.
+"""A training step of StageInteractor against AdaMixer's on a GPU: time and peak memory, in float32 and under bfloat16.
 
 Both detectors are R50 with 100 queries, on two images of 800 x 1333 (padded to 1344). Without a GPU there is nothing
 to compare; a quick run takes a CPU, to show that all runs.

@@ -311,7 +311,7 @@ class StageOutputs(_Movable):
         return "" if stage == self.num_stages - 1 else f"_{self.names[stage] if self.names else stage}"
 
     def split(self, sizes: Sequence[int]) -> list[StageOutputs]:
-        """Cut the query axis into consecutive parts of the given sizes; the decoder's own losses stay behind."""
+        """Cut the query axis into consecutive parts of the given sizes; without the decoder's own losses."""
         parts = {
             name: value.split(list(sizes), dim=2)
             for name in ("logits", "boxes", "states", "references")

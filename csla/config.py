@@ -4,8 +4,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from crossstage.config import LazyCall as L
-from crossstage.config.names import suggestion
+from crossstage.config.groups import supervisions
+from crossstage.config.nodes import is_call_of
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
 
 
@@ -20,7 +23,9 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
         localisation: whether box targets are gathered from later stages too (Table 12); adds a rule to the
             `adjustments` of the groups.
         **options: options of `csla.CrossStageLabels` (iou_threshold, look_back, look_ahead, filter_own,
-            plain_last_stages).
+            plain_last_stages). Where a rule decides how many queries an object gets (`matcher.copies`, as in
+            PaQ-DETR), `plain_last_stages` is 1 unless given: the last stage would otherwise take over the copies of the
+            stage before it, and detections would need NMS.
 
     Returns:
         The changed copy.
@@ -30,17 +35,12 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
         TypeError: for an unknown option.
     """
     CrossStageLabels(**options)  # an unknown or impossible option must fail here, not later when the model is built
-    if "criterion" not in model or "groups" not in model.criterion:
-        raise ValueError("with_csla needs a model node that has `criterion.groups`, such as that of projects/dino")
     model = copy.deepcopy(model)
-    known = list(model.criterion.groups)
-    for group in groups:
-        if group not in known:
-            hint = suggestion(group, known)
-            raise ValueError(f"groups={list(groups)}: the model has no query group {group!r}. It has: {known}.{hint}")
-        supervision = model.criterion.groups[group]
-        supervision.labels = L(CrossStageLabels)(**options)
-        others = [rule for rule in supervision.adjustments if rule._target_ is not CrossStageBoxMatches]
+    for supervision in supervisions(model, groups, needed_by="with_csla").values():
+        has_copies_rule = OmegaConf.is_dict(OmegaConf.select(supervision, "matcher.copies"))
+        plain = {"plain_last_stages": 1} if has_copies_rule else {}
+        supervision.labels = L(CrossStageLabels)(**{**plain, **options})
+        others = [rule for rule in supervision.adjustments if not is_call_of(rule, CrossStageBoxMatches)]
         if localisation:
             others.append(box_matches_node(options))
         supervision.adjustments = others

@@ -1,5 +1,6 @@
 """What holds for every test: imports from the checkout, one thread, a fixed seed, the default dtype given back."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ import torch
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `projects` and `tests` are in no wheel
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported, which torch.compile also does
 
 torch.set_num_threads(1)  # the suite runs on two cores, one process each
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)

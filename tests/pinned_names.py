@@ -1,6 +1,6 @@
 """The state_dict of every config at full size, pinned: a renamed or reshaped tensor would orphan everyone's weights.
 
-`python -m tests.pinned_names` writes the file anew and prints which part of which config changed. Give the old names
+`python -m tests.pinned_names` rewrites the file and prints which part of which config changed. Give the old names
 a rule (`projects/<detector>/checkpoint.py`) before a change of what is there.
 """
 

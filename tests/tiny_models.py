@@ -32,13 +32,17 @@ MOST = {  # what a value of this name is at most, wherever it stands; an interpo
     "num_heads": 2,
     "num_layers": 3,  # fewer would never reuse a filter
     "num_outputs": 8,
+    "num_patterns": 5,
     "num_points": 4,
     "num_queries": 7,
     "extra_queries": 7,
     "num_select": 12,
     "copies": 3,
+    "rank": 4,
+    "width": 8,
     "temperature": 10,
 }
+PLUGGED = ("_patterns", "_quality", "_paq")  # how the names of such configs end
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 SWIN = {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 2]}
 
@@ -73,8 +77,12 @@ def _shrink(node: DictConfig | ListConfig) -> None:
 
 @cache
 def models() -> dict[str, DictConfig]:
-    """The tiny nodes of all configs, each kind once, by the name of the first config that has it. Copy to change."""
-    return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in config_files()})
+    """The tiny nodes of all configs, each kind once, by the name of the first config that has it. Copy to change.
+
+    Of the configs that plug PaQ into a host, the small ones alone: the others add the same to hosts that are there too.
+    """
+    files = [path for path in config_files() if "_toy" in path.stem or not path.stem.endswith(PLUGGED)]
+    return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in files})
 
 
 @cache

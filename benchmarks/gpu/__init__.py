@@ -3,6 +3,7 @@
 check.py                  the script: the command line, the list of sections, the loop over them
 record.py, measuring.py   what a run is given and finds; times, peak memory, waits for the device
 scenes.py, forms.py       inputs, models and batches; several implementations of deformable sampling
-kernels.py                our Triton kernels, where they lie next to the script
+kernels.py                with and without our Triton kernels
+offline.py                what the compiler makes of them; needs no GPU
 device.py, reference_op.py, sampling.py, pyramid.py, criterion.py, steps.py, marks.py   the sections
 """

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu.kernels import sampling_by_kernels
 from crossstage.layers.deformable import deformable_sampling
 from crossstage.structures import Levels
 
 
 def bag_form(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
-    """The project's path; half-precision values are cast up, as its module does."""
-    return deformable_sampling(values.to(locations.dtype), levels, locations=locations, weights=weights)
+    """The project's path without a kernel; half-precision values are summed in the precision of the locations."""
+    with sampling_by_kernels(False):
+        return deformable_sampling(values, levels, locations=locations, weights=weights)
 
 
 def grid_form(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:

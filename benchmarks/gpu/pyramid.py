@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -15,17 +13,16 @@ from crossstage.modeling.encoders.tokens import unpadded_memory
 
 
 def section_pyramid(check: Check) -> None:
-    """The project's path and the kernels: forward, forward + backward, peak memory."""
-    forms = {"bag (project)": sample_pyramid}
-    if kernels.can_run(check):
-        forms["triton (ours)"] = kernels.kernels().sample_pyramid
+    """With and without the kernels: forward, forward + backward, peak memory."""
+    forms = {"bag": False} | ({"triton (ours)": True} if kernels.can_run(check) else {})
     for queries, points in ((4, 3),) if check.tiny else ((100, 32), (100, 64), (300, 32)):
         for dtype in (torch.float32, torch.bfloat16):
             base = None
-            for label, form in forms.items():
+            for label, by_kernels in forms.items():
                 case = f"{queries} queries, {points} points, {str(dtype)[6:]} {label}"
                 try:
-                    times, peak = measure(check, form, queries, points, dtype)
+                    with kernels.sampling_by_kernels(by_kernels):
+                        times, peak = measure(check, queries, points, dtype)
                 except Exception as error:
                     check.put_error("pyramid", case, error)
                     continue
@@ -35,9 +32,7 @@ def section_pyramid(check: Check) -> None:
                 check.put("pyramid", f"{case}: fwd, f+b ms; x bag; MB", shown)
 
 
-def measure(
-    check: Check, form: Callable[..., Tensor], queries: int, points: int, dtype: torch.dtype
-) -> tuple[tuple[float, float], float]:
+def measure(check: Check, queries: int, points: int, dtype: torch.dtype) -> tuple[tuple[float, float], float]:
     """Milliseconds of the forward pass and of both, and the peak MB of both."""
     torch.manual_seed(0)
     device = check.device
@@ -50,7 +45,7 @@ def measure(
     memory = unpadded_memory(tokens, levels)
 
     def call() -> Tensor:
-        return form(memory, places, strides=strides, centres=centres)
+        return sample_pyramid(memory, places, strides=strides, centres=centres)
 
     def forward() -> None:
         with torch.no_grad():

@@ -19,13 +19,13 @@ from benchmarks.gpu.scenes import Scene, coco_shapes, decoder_queries, levels_of
 
 Form = Callable[..., Tensor]
 
-BAG, TRITON, REFERENCE = "bag (project)", "triton (ours)", "CUDA op (reference)"
+BAG, TRITON, REFERENCE = "bag", "triton (ours)", "CUDA op (reference)"
 ODD_SHAPES = ((7, 5), (4, 3), (1, 2), (1, 1))
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def section_correct(check: Check) -> None:
-    """Triton against float64 (the project's path), on odd shapes and at full size; NaN and far locations."""
+    """Triton against float64 (the plain form), on odd shapes and at full size; NaN and far locations."""
     if not kernels.can_run(check):
         return check.put("correct", "triton", "not here")
     queries = 20 if check.tiny else 1100

@@ -30,7 +30,7 @@ def section_steps(check: Check) -> None:
             return check.say("steps: budget used up before", name)
         for dtype in (torch.float32, torch.bfloat16):
             for by_kernels in (False, True) if kernels.can_run(check) else (False,):
-                label = f"{name} {str(dtype)[6:]} {'triton' if by_kernels else 'project'}"
+                label = f"{name} {str(dtype)[6:]} {'triton' if by_kernels else 'bag'}"
                 try:
                     with kernels.sampling_by_kernels(by_kernels):
                         step = Step(build_model(check, name), batch_of(check), dtype)

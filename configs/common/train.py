@@ -10,6 +10,7 @@ train = OmegaConf.create(
         "max_iter": 90000,  # optimizer steps; the learning-rate schedule stretches with it
         "accumulate": 1,  # batches whose gradients are averaged into one optimizer step
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
+        "float32_matmul_precision": "high",  # on a GPU: TF32 for float32 products; "highest": exact float32
         "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
         "clip_grad": {"enabled": True, "params": {"max_norm": 0.1, "norm_type": 2}},
         "eval_period": 5000,  # iterations; 0 = only at the end

@@ -3,7 +3,7 @@
 - `download`: a web address to a local file
 - `files`: a file to tensors, without running code in it
 - `names`: tables that translate between the parameter names of other libraries and ours
-- `mmdet_names`: the rules of mmdetection's AdaMixer family for such a table
+- `mmdet_names`: the rules of mmdetection's AdaMixer family for such a table, with a ResNet or a Swin
 - `classes`: weights for some of a detector's classes
 - `load`: weights into a model
 - `save`: the checkpoints of a run

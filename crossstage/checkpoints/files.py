@@ -39,7 +39,8 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: if the file is truncated, of another kind, or does not hold a dict.
-        UnsafeFileError: if it holds anything but tensors, arrays, numbers and plain containers; names the class.
+        UnsafeFileError: if it holds anything but tensors, arrays, numbers and plain containers; names the class. The
+            options in DETR's checkpoints are allowed, and mmengine's logged values become empty objects.
     """
     try:
         content = _READERS.get(path.suffix.lower(), _read_torch)(path)
@@ -57,7 +58,8 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> Any:
     # DETR's own checkpoints store their options as argparse.Namespace, which has attributes but no behaviour.
-    with torch.serialization.safe_globals([argparse.Namespace, *_numpy_globals()]), warnings.catch_warnings():
+    allowed = [argparse.Namespace, *_numpy_globals(), *_MMENGINE]
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the file is read or refused anyway
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +78,25 @@ def _read_pickle(path: Path) -> Any:
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pkl": _read_pickle, ".pickle": _read_pickle}
+
+
+class _LogValues:
+    """Empty stand-in for mmengine's class of logged values, which its checkpoints hold next to the weights."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop what the file stores of the object."""
+
+
+def _method_of_log_values(owner: Any, name: str) -> None:
+    """Stand-in for `getattr`, with which mmengine's checkpoints refer to the methods of that class; returns None.
+
+    Raises UnpicklingError for a method of anything else.
+    """
+    if owner is not _LogValues:
+        raise pickle.UnpicklingError("Unsupported operand getattr")
+
+
+_MMENGINE = [(_LogValues, "mmengine.logging.history_buffer.HistoryBuffer"), (_method_of_log_values, "builtins.getattr")]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -109,7 +130,9 @@ def _encode(text: str, encoding: str) -> bytes:
 
 def _numpy_globals() -> list[Any]:
     types = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
-    return [np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar, *dict.fromkeys(types)]
+    # The names of both numpy 1 and 2, so that each reads the other's files.
+    functions = [(item, f"{module}.{name}") for (module, name), item in _PLAIN.items() if module.endswith("multiarray")]
+    return [np.ndarray, np.dtype, *functions, *dict.fromkeys(types)]
 
 
 def _plain_classes() -> dict[tuple[str, str], Any]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from crossstage.errors import InputError
 
+TensorFunction = Callable[[Tensor], Tensor]
+
 
 class NameTable:
     """Renames parameters by templates, both ways.
@@ -20,6 +22,8 @@ class NameTable:
         derived: triples (theirs, ours, make) for constants that only the other library saves. Reading ignores them;
             writing computes each as `make(tensor of ours)`.
         unread: templates of names that the other library saves but never reads; ignored both ways.
+        reordered: triples (theirs, read, write) for tensors whose numbers stand in another order there: `read` puts a
+            tensor of theirs in our order, and `write` one of ours in theirs.
         library: name of the other library.
     """
 
@@ -27,8 +31,9 @@ class NameTable:
         self,
         rules: Iterable[tuple[str, str]],
         *,
-        derived: Iterable[tuple[str, str, Callable[[Tensor], Tensor]]] = (),
+        derived: Iterable[tuple[str, str, TensorFunction]] = (),
         unread: Iterable[str] = (),
+        reordered: Iterable[tuple[str, TensorFunction, TensorFunction]] = (),
         library: str = "detrex",
     ) -> None:
         self.rules, self.derived, self.library = tuple(rules), tuple(derived), library
@@ -36,6 +41,9 @@ class NameTable:
         self._ours = [(_pattern(ours), theirs) for theirs, ours in self.rules]
         self._left_out = [_pattern(theirs) for theirs in (*(theirs for theirs, _, _ in self.derived), *unread)]
         self._sources = [(_pattern(ours), theirs, make) for theirs, ours, make in self.derived]
+        orders = [(_pattern(theirs), read, write) for theirs, read, write in reordered]
+        self._read = [(pattern, read) for pattern, read, _ in orders]
+        self._write = [(pattern, write) for pattern, _, write in orders]
 
     def is_left_out(self, name: str) -> bool:
         """Whether reading ignores this name of the other library, because it is derived or unread."""
@@ -65,6 +73,7 @@ class NameTable:
             if self.is_left_out(name):
                 continue
             native = self.native_name(name) or name
+            tensor = _in_other_order(name, tensor, self._read)
             if native in renamed and not renamed[native].equal(tensor):
                 raise InputError(f"{name} should be the same tensor as the one already read for {native}, but differs")
             renamed[native] = tensor
@@ -75,16 +84,24 @@ class NameTable:
 
         Raises InputError for a name without a rule.
         """
-        renamed = {}
+        renamed: dict[str, Tensor] = {}
         for name, tensor in state.items():
             foreign = self.foreign_names(name)
             if not foreign:
                 raise InputError(f"no name for {name} in {self.library}'s checkpoints")
-            renamed.update(dict.fromkeys(foreign, tensor))
+            renamed.update((alias, _in_other_order(alias, tensor, self._write)) for alias in foreign)
             for pattern, theirs, make in self._sources:
                 if found := pattern.fullmatch(name):
                     renamed[_fill(theirs, found)] = make(tensor)
         return renamed
+
+
+def _in_other_order(name: str, tensor: Tensor, orders: Iterable[tuple[re.Pattern[str], TensorFunction]]) -> Tensor:
+    """Apply the first function whose pattern fits a name of theirs, which may lack the prefix "backbone."."""
+    for pattern, reorder in orders:
+        if pattern.fullmatch(name) or pattern.fullmatch(f"backbone.{name}"):
+            return reorder(tensor)
+    return tensor
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -128,9 +145,7 @@ def detrex_swin_rules(theirs: str = "backbone.", ours: str = "backbone.") -> lis
     return [(theirs + name, ours + native) for name, native in rules]
 
 
-def detrex_swin_derived(
-    theirs: str = "backbone.", ours: str = "backbone."
-) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
+def detrex_swin_derived(theirs: str = "backbone.", ours: str = "backbone.") -> list[tuple[str, str, TensorFunction]]:
     """Constants that detrex's Swin saves: the row of the bias table for each pair of tokens."""
     attention = "blocks.{p}.attn.relative_position_"
     return [(f"{theirs}layers.{{i}}.{attention}index", f"{ours}body.layers_{{i}}.{attention}bias_table", window_pairs)]

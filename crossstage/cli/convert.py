@@ -35,8 +35,8 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     description = "Convert a checkpoint between another library's parameter names and ours, or to fewer classes."
     parser = new_parser(description, EXAMPLES, prog)
     add = parser.add_argument
-    add("--from", dest="source", metavar="LIBRARY", help="the library whose names IN has, such as detrex")
-    add("--to", dest="target", metavar="LIBRARY", help="the library whose names OUT gets, such as detrex")
+    add("--from", dest="source", metavar="LIBRARY", help="the library whose names IN has: detrex or mmdet")
+    add("--to", dest="target", metavar="LIBRARY", help="the library whose names OUT gets: detrex or mmdet")
     add_config_file(parser)
     add("--classes", metavar="A,B", help="keep these classes, in this order; names as in IN, or else COCO's")
     add("--classes-from", metavar="JSON", help="keep the classes of a COCO annotation file, in its order")

@@ -10,8 +10,9 @@ from crossstage.cli.command_line import new_parser
 from crossstage.errors import InputError
 
 EXAMPLES = """examples:
-  print the commands that it would run, one per line:
+  print the commands that it would run, each after a line with the paper's figure:
     %(prog)s --table 4 --dry-run
+    %(prog)s --paper deqdet --table 4a --dry-run
   all rows at a small scale on generated images, on a laptop; the images are generated if they are missing:
     %(prog)s --table 4 --data toy --epochs-scale small
   three seeds of two rows (shell patterns are allowed), each seed of all rows before the next:
@@ -23,7 +24,8 @@ EXAMPLES = """examples:
 
 A run has train.max_iter of the row's config x --epochs-scale iterations (small: 0.4); the schedule stretches with
 them. On the generated images, a row with twice the epochs of its project's shortest row in the table trains twice as
-long. A run writes into OUTPUT/DATA/ROW/seedK; OUTPUT/DATA/report.md and report.json are written after each run.
+long. A row may evaluate the weights of another row with other values; the other row is then run too.
+A run writes into OUTPUT/DATA/ROW/seedK; OUTPUT/DATA/report.md and report.json are written after each run.
 If you repeat the command, finished runs are skipped and interrupted ones are resumed; a folder that holds a run with
 other settings is an error. After Ctrl-C the training saves its state and stops; a second Ctrl-C stops it at once.
 If a row fails, the report says so and the other rows are run.
@@ -55,13 +57,14 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     description = "Run the rows of a paper's table one after another and report them next to its figures."
     parser = new_parser(description, EXAMPLES, prog)
     add = parser.add_argument
-    add("--table", required=True, metavar="T", help="a table of StageInteractor, such as 4; an unknown name lists all")
+    add("--paper", choices=("stageinteractor", "deqdet", "paq_detr"), default="stageinteractor", help="%(default)s")
+    add("--table", required=True, metavar="T", help="a table of the paper, such as 4; an unknown name lists all")
     add("--rows", nargs="+", default=[], metavar="NAME", help="only these rows (default: all)")
     add("--data", choices=("coco", "toy"), default="toy", help="generated images (default), or COCO")
     add("--epochs-scale", default="1", metavar="X", help="a factor of all iterations, or small (default: 1)")
     add("--seeds", type=int, default=1, metavar="N", help="runs per row: seeds 0 to N-1 (default: 1)")
     add("--root", metavar="DIR", help="the dataset, in COCO's layout (default: datasets/toy_easy, datasets/coco)")
-    add("--output", metavar="DIR", help="folder for runs and reports (default: output/tableT)")
+    add("--output", metavar="DIR", help="folder for runs and reports (default: output/PAPER/tableT)")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes per run, also on the CPU")
     add("--dry-run", action="store_true", help="check everything and print the commands, run nothing")
     add("opts", nargs="*", metavar="key=value", help="changes to the config of every run")

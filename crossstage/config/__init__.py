@@ -4,6 +4,7 @@
 - `signatures`: the arguments and plain defaults of a target
 - `interpolation`: `${up:key}`, a value of an enclosing mapping
 - `like`: a node that differs from another in a few arguments
+- `groups`: the supervisions of a model's node
 - `instantiate`: from a node to the object that it describes
 - `stages`: child nodes that are built once per stage
 - `names`: from an importable object to its dotted name and back

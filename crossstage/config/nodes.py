@@ -9,6 +9,7 @@ from typing import Any, cast
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 
 import crossstage.config.interpolation  # noqa: F401 (registers `${up:key}`)
+from crossstage.config.names import locate
 from crossstage.config.signatures import named_parameters, plain_defaults, signature_of, takes_any_keyword
 
 CONFIG_MODULE = "config_file_"  # how the name of a config file begins, while it runs
@@ -42,6 +43,14 @@ class LazyCall:
     def __call__(self, **arguments: Any) -> DictConfig:
         """Return the node."""
         return as_config(with_defaults({"_target_": self._target, **arguments}))
+
+
+def is_call_of(node: Any, target: Any) -> bool:
+    """Whether this is a node of the target, which a stored config has by its dotted name."""
+    if not isinstance(node, Mapping):
+        return False
+    found = node.get("_target_")
+    return (locate(found) if isinstance(found, str) else found) is target
 
 
 def with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,13 +83,14 @@ def run(args: argparse.Namespace) -> Results:
         local_path(cfg.train.init_checkpoint)
     if cfg.train.deterministic:
         setup.make_deterministic()
+    precision = setup.set_matmul_precision(cfg.train, device)
     fabric = setup.build_fabric(args, cfg.train, device)
     fabric.launch()
     patience = 0.0
     try:
         with RunLog(quiet=not setup.is_first_process()) as log:
-            if notice:
-                logger.info(notice)
+            for line in filter(None, (notice, precision)):
+                logger.info(line)
             session = Session(cfg, fabric, Processes(), output_dir, log)
             if args.eval_only:
                 results = evaluate(session, overrides=args.opts)
@@ -163,7 +164,7 @@ def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
     cfg = session.cfg
     if load and cfg.train.init_checkpoint:
         load_initial_weights(cfg, parts, fine_tuning=True)
-    node = copy.deepcopy(cfg.optimizer)
+    node = setup.with_fused_steps(copy.deepcopy(cfg.optimizer), cfg.train, session.fabric.device.type)
     with open_dict(node.params):
         node.params.model = opaque(parts.model)
     return Trainer(session, parts, optimizer=instantiate(node), multiplier=instantiate(cfg.lr_multiplier))

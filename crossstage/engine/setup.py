@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from crossstage.config import LazyConfig, find_config
 from crossstage.errors import InputError
 
+MATMUL_PRECISIONS = {"highest": "float32", "high": "TF32", "medium": "bfloat16"}
 ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -84,6 +85,8 @@ def check_values(train: DictConfig) -> None:
         raise InputError("train.wandb.enabled=True needs the package wandb: pip install 'crossstage[wandb]'")
     dtype = _value(train, "amp.dtype")
     _require(dtype in PRECISIONS, "amp.dtype", dtype, " or ".join(PRECISIONS))
+    matmul = _value(train, "float32_matmul_precision")
+    _require(matmul in MATMUL_PRECISIONS, "float32_matmul_precision", matmul, " or ".join(MATMUL_PRECISIONS))
     decay = _value(train, "model_ema.decay")
     _require(isinstance(decay, float | int) and 0 <= decay < 1, "model_ema.decay", decay, "a number in [0, 1)")
     for key in ABOVE_ZERO:
@@ -213,6 +216,32 @@ def _set_meeting_point(dist_url: str, machine_rank: int) -> None:
 def draw_seed() -> int:
     """A seed from the operating system, in [0, 2**31)."""
     return secrets.randbelow(2**31)
+
+
+def set_matmul_precision(train: DictConfig, device: str) -> str:
+    """Choose how a GPU multiplies float32 numbers, and return a line for the log.
+
+    Args:
+        train: the config's train node; its float32_matmul_precision is torch's ("highest", "high" or "medium").
+        device: "cuda" or "cpu". A CPU always computes in float32, and the line is empty.
+    """
+    precision = train.float32_matmul_precision
+    if device != "cuda":
+        return ""
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+    return f"float32 products: {MATMUL_PRECISIONS[precision]} (train.float32_matmul_precision={precision})"
+
+
+def with_fused_steps(optimizer: DictConfig, train: DictConfig, device: str) -> DictConfig:
+    """The optimizer's node with fused=True on a GPU, if the optimizer has this option and the config leaves it open.
+
+    The fused step is one kernel per dtype. With fp16 gradients it would also unscale them, after clipping.
+    """
+    fp16 = train.amp.enabled and train.amp.dtype == "fp16"
+    if device == "cuda" and not fp16 and "fused" in optimizer and optimizer.fused is None and not optimizer.foreach:
+        optimizer.fused = True
+    return optimizer
 
 
 def make_deterministic() -> None:

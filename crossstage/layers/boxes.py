@@ -30,8 +30,8 @@ def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Ten
 
 
 def _intersection_and_union(first: Sides, second: Sides) -> tuple[Tensor, Tensor]:
-    width = (torch.minimum(first[2], second[2]) - torch.maximum(first[0], second[0])).relu_()
-    height = (torch.minimum(first[3], second[3]) - torch.maximum(first[1], second[1])).relu_()
+    width = torch.minimum(first[2], second[2]).sub_(torch.maximum(first[0], second[0])).relu_()
+    height = torch.minimum(first[3], second[3]).sub_(torch.maximum(first[1], second[1])).relu_()
     intersection = width * height
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second)]
     return intersection, (areas[0] + areas[1]).sub_(intersection)
@@ -79,8 +79,8 @@ def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float =
 
 def _generalized_box_iou(first: Sides, second: Sides, *, eps: float) -> Tensor:
     intersection, union = _intersection_and_union(first, second)
-    width = (torch.maximum(first[2], second[2]) - torch.minimum(first[0], second[0])).relu_()
-    height = (torch.maximum(first[3], second[3]) - torch.minimum(first[1], second[1])).relu_()
+    width = torch.maximum(first[2], second[2]).sub_(torch.minimum(first[0], second[0])).relu_()
+    height = torch.maximum(first[3], second[3]).sub_(torch.minimum(first[1], second[1])).relu_()
     hull = width * height
     return (intersection / (union + eps)).sub_((hull - union) / (hull + eps))
 

@@ -1,10 +1,7 @@
-"""Multi-scale deformable attention (Deformable-DETR, section 4.1) in plain PyTorch.
+"""Multi-scale deformable attention (Deformable-DETR, section 4.1).
 
-A query reads the 4 cells around each sampled point directly from the layout [B, M, H, D]. `weighted_rows` gathers,
-weights and sums them in one pass, so that no feature map is permuted or copied and no sampled value is stored. On
-CPU this was the fastest eager form that we measured, and it takes less memory than one `grid_sample` per level: see
-`python -m benchmarks attention`. Coordinates are computed in the dtype of the reference boxes (float32 under
-autocast), because a bfloat16 coordinate would move a sample by up to half a pixel.
+Coordinates and weights are computed in the dtype of the reference boxes (float32 under autocast), because a bfloat16
+coordinate would move a sample by up to half a pixel. The values keep their own dtype.
 """
 
 import math
@@ -12,14 +9,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from crossstage.layers.ops.weighted_rows import weighted_rows
+from crossstage.layers.ops.bilinear_samples import bilinear_samples
 from crossstage.structures import Levels, Memory
 
 
 def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples: the core of deformable attention.
-
-    Pixel centres are at (i + 0.5) / size, as for `grid_sample` with align_corners=False.
+    """Weighted sum of bilinear samples: the core of deformable attention. See `bilinear_samples`.
 
     Args:
         values: [B, M, H, D], D channels for each of H heads.
@@ -28,51 +23,9 @@ def deformable_sampling(values: Tensor, levels: Levels, *, locations: Tensor, we
         weights: [B, N, H, L, P].
 
     Returns:
-        [B, N, H * D].
+        [B, N, H * D], in the dtype of the values.
     """
-    batch, tokens, heads, width = values.shape
-    num_queries, num_points = locations.shape[1], locations.shape[-2]
-    sizes = levels.sizes.to(locations.dtype).repeat_interleave(num_points, dim=0)  # [L * P, 2]
-    column, share_x = corner_cells(locations[..., 0].flatten(-2), sizes[:, 0])
-    row, share_y = corner_cells(locations[..., 1].flatten(-2), sizes[:, 1])
-
-    # A value is row (image * M + token) * H + head of the flattened values.
-    row_step = levels.sizes[:, 0].to(torch.int32).repeat_interleave(num_points) * heads
-    first = levels.starts.to(torch.int32).repeat_interleave(num_points) * heads
-    image = torch.arange(batch, dtype=torch.int32, device=values.device).view(batch, 1, 1, 1, 1) * (tokens * heads)
-    head = torch.arange(heads, dtype=torch.int32, device=values.device).view(heads, 1, 1)
-    row = row.mul_(row_step).add_(first)
-    column = column.mul_(heads).add_(image + head)
-    rows = row[..., :, None, :] + column[..., None, :, :]  # [B, N, H, 2 (y), 2 (x), L * P]
-    bag_weights = (weights.flatten(-2)[..., None, :] * share_y)[..., :, None, :] * share_x[..., None, :, :]
-
-    rows, bag_weights = (of_corners.flatten(3).flatten(0, 2) for of_corners in (rows, bag_weights))
-    bags = weighted_rows(values.reshape(-1, width), rows, bag_weights.to(values.dtype))
-    return bags.view(batch, num_queries, heads * width)
-
-
-def corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two neighbouring cells of each point along one axis, and the share of each in the bilinear sample.
-
-    The points stay on the last axis because long rows are faster.
-
-    Args:
-        coordinates: [..., Q] in [0, 1].
-        size: number of cells along the axis, broadcast with `coordinates`.
-
-    Returns:
-        int32 [..., 2, Q]: indices of the cells; for a cell outside the map, the nearest cell inside.
-        [..., 2, Q]: their shares; 0 for a cell outside the map.
-    """
-    position = coordinates * size - 0.5
-    low = position.detach().floor()
-    upper_share = position - low
-    cell = low.unsqueeze(-2) + torch.arange(2, dtype=low.dtype, device=low.device)[:, None]
-    inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
-    share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
-    # int32 is enough: 2**31 rows of values would be 256 GB. A NaN becomes the lowest integer or 0; the clamp makes
-    # both a valid index.
-    return inside.to(torch.int32).clamp_(min=0), share
+    return bilinear_samples(values, levels, locations=locations, weights=weights).flatten(2)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -161,7 +114,7 @@ class MultiScaleDeformableAttention(nn.Module):
             dtype = references.dtype
             locations = sampling_locations(references, offsets.to(dtype), memory.levels)
             weights = logits.to(dtype).softmax(dim=-1).view(shape)
-            values = values.to(dtype).unflatten(-1, (self.num_heads, -1))
+            values = values.unflatten(-1, (self.num_heads, -1))
             sampled = deformable_sampling(values, memory.levels, locations=locations, weights=weights)
         output = self.output_proj(sampled)
         return (query if identity is None else identity) + self.dropout(output)

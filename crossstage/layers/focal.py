@@ -1,4 +1,4 @@
-"""The sigmoid focal loss (RetinaNet) as a pure function of logits and labels."""
+"""The sigmoid focal loss (RetinaNet) and the varifocal loss as pure functions of logits and labels."""
 
 from typing import Any
 
@@ -80,3 +80,46 @@ def soft_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamm
     if alpha >= 0:
         costs = costs * (alpha * labels + (1 - alpha) * (1 - labels))
     return costs.flatten(1).sum(-1)
+
+
+class _VarifocalSum(torch.autograd.Function):
+    """Sum of the varifocal loss over all but the first axis; the forward pass also computes the gradient.
+
+    With q = 1 - p = sigmoid(-x), an element of weight w costs -w (log(q) + t x), and its derivative is w (p - t), as
+    the weight carries no gradient. See `_FocalSum` for why it is written by hand, in place, and with `log`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+        improbability = logits.neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)
+        probability = 1 - improbability
+        power = probability * probability if gamma == 2 else probability**gamma
+        weight = torch.where(labels > 0, labels, power.mul_(1 - alpha))
+        total = improbability.log_().addcmul_(labels, logits).mul_(weight).flatten(1).sum(-1).neg_()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(probability.sub_(labels).mul_(weight))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad_total.view(-1, *[1] * (slope.dim() - 1)), None, None, None
+
+
+def varifocal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Varifocal loss (VarifocalNet, CVPR 2021, eq. 2), summed over all but the first axis.
+
+    An element with target t > 0 costs t * BCE(x, t), any other (1 - alpha) * p^gamma * BCE(x, 0) with p = sigmoid(x).
+    No gradient flows through these weights.
+
+    Args:
+        logits: [S, ...].
+        labels: [S, ...], bool or numbers in [0, 1].
+        alpha: negatives weigh 1 - alpha.
+        gamma: exponent that reduces the loss of negatives which are already classified well.
+
+    Returns:
+        [S].
+    """
+    return _VarifocalSum.apply(logits, labels.to(logits.dtype), alpha, gamma)

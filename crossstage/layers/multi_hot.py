@@ -15,9 +15,6 @@ def matched_labels(matches: Tensor, labels: Tensor) -> Tensor:
 def multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
     """Build multi-hot targets: each place takes the classes of the sources that are kept for it.
 
-    Sources that are not kept write to one extra cell at the end, which is dropped. This avoids `nonzero()`, which
-    would synchronise with the device.
-
     Args:
         classes: int64, broadcast with `keep`: the class of source j for place i. Ignored if `keep` is False there.
         keep: bool [I, J, ...], whether place i takes the class of source j.
@@ -26,9 +23,27 @@ def multi_hot(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
     Returns:
         bool [I, ..., K].
     """
+    shape = (keep.shape[0], *keep.shape[2:], num_classes)
+    index = target_cells(classes, keep, num_classes=num_classes)
+    targets = torch.zeros(math.prod(shape) + 1, dtype=torch.bool, device=keep.device)
+    return targets.index_fill_(0, index.flatten(), True)[:-1].view(shape)
+
+
+def target_cells(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
+    """Where each source writes in the flattened targets [I * ... * K].
+
+    Sources that are not kept write to one extra cell at the end, which is to be dropped. This avoids `nonzero()`, which
+    would synchronise with the device.
+
+    Args:
+        classes: as in `multi_hot`.
+        keep: as in `multi_hot`.
+        num_classes: number of classes K.
+
+    Returns:
+        int64 [I, J, ...].
+    """
     shape = (keep.shape[0], *keep.shape[2:])
     cells = math.prod(shape) * num_classes
     first_cell = torch.arange(0, cells, num_classes, device=keep.device).view(shape)[:, None]
-    index = torch.where(keep, first_cell + classes, cells)
-    targets = torch.zeros(cells + 1, dtype=torch.bool, device=keep.device)
-    return targets.index_fill_(0, index.flatten(), True)[:-1].view(*shape, num_classes)
+    return torch.where(keep, first_cell + classes, cells)

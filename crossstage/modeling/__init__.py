@@ -9,6 +9,7 @@
 - `queries`: the sources of the decoder's queries
 - `decoders`: queries and memory to the predictions of every stage
 - `transformer`: one layer of an encoder or a decoder
+- `recompute`: layers that are computed again in the backward pass, to save memory
 - `stages`: numbers that differ from stage to stage
 - `parts`: parts by name, registered as modules under their own type
 - `supervision`: matching, labels and losses

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import batch_norm, pad
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crossstage.errors import InputError
 from crossstage.layers.deform_conv import ModulatedDeformConv2d
@@ -17,6 +18,7 @@ from crossstage.layers.deform_conv import ModulatedDeformConv2d
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 _STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
 _SWIN_NAMES = ("swin_", "swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large")
+_M = TypeVar("_M", bound=nn.Module)
 # By default timm fits Swin's windows, shifts and mask to the image size of pretraining. With these options the windows
 # keep their size on images of any size.
 _SWIN_OPTIONS = {"strict_img_size": False, "always_partition": True}
@@ -70,7 +72,7 @@ class TimmBackbone(nn.Module):
         if frozen_norm:
             if not pretrained:
                 _open_residual_branches(self.body)
-            self.body = freeze_batch_norm_2d(self.body)
+            self.body = _replaced(freeze_batch_norm_2d(self.body), FrozenBatchNorm2d, OneKernelNorm2d.like)
         freeze_stages(self.body, frozen_stages)
 
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
@@ -142,17 +144,38 @@ class FixedStatistics:
     """
 
     def __call__(self, body: nn.Module) -> nn.Module:
-        norms = [
-            (parent, name, child)
-            for parent in body.modules()
-            for name, child in parent.named_children()
-            if type(child) is nn.BatchNorm2d
-        ]
-        if not norms:
+        if not any(type(module) is nn.BatchNorm2d for module in body.modules()):
             raise InputError(f"FixedStatistics: {type(body).__name__} has no nn.BatchNorm2d; leave the edit out")
-        for parent, name, norm in norms:
-            setattr(parent, name, FixedBatchNorm2d.like(norm))
-        return body
+        return _replaced(body, nn.BatchNorm2d, FixedBatchNorm2d.like)
+
+
+def _replaced(body: nn.Module, kind: type[_M], replacement: Callable[[_M], nn.Module]) -> nn.Module:
+    """Replace all modules inside `body` that are of this class, and not of a derived one."""
+    for parent in list(body.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is kind:
+                setattr(parent, name, replacement(child))
+    return body
+
+
+class OneKernelNorm2d(FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, which timm uses, as one call of torch's, with the same values.
+
+    torchvision multiplies and adds in the dtype of its float32 buffers. Under autocast this turns bfloat16 features
+    back into float32, with twice the memory, for the whole backbone; `batch_norm` keeps their dtype.
+    """
+
+    @classmethod
+    def like(cls, norm: FrozenBatchNorm2d) -> OneKernelNorm2d:
+        """Make such a norm that holds the constants of `norm`."""
+        with norm.weight.device:
+            own = cls(len(norm.weight), eps=norm.eps)
+        own.load_state_dict(norm.state_dict(), assign=True)
+        return own
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W], in the dtype of the features."""
+        return batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):

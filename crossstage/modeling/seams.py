@@ -147,7 +147,11 @@ class ExtraGroup(Protocol):
         ...
 
     def adapt(self, queries: Queries) -> Queries:
-        """Change the source's queries, in training and evaluation (DN-DETR marks them); most return them unchanged."""
+        """Change the source's queries, in training and evaluation (DN-DETR marks them); most return them unchanged.
+
+        A group that marks queries in their last channels says in a class attribute `reserved_channels` how many they
+        are: a content source then leaves them at 0.
+        """
         ...
 
 

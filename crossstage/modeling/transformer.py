@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossstage.modeling.layer_seams import Attention, FeedForward
+from crossstage.modeling.recompute import recomputed
 
 ENCODER_ORDER = ("self_attn", "norm", "ffn", "norm")
 DECODER_ORDER = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
@@ -23,6 +24,7 @@ class TransformerLayer(nn.Module):
         self_attn: any module that is called as `self_attn(query, identity=..., **keywords)`.
         cross_attn: likewise.
         order: names of the parts. An order that begins with "norm" makes a pre-norm layer.
+        recompute: whether training computes the inside of the layer again in the backward pass, which saves memory.
 
     Raises:
         ValueError: if `order` names a part that is not given.
@@ -36,6 +38,7 @@ class TransformerLayer(nn.Module):
         self_attn: Attention | None = None,
         cross_attn: Attention | None = None,
         order: Sequence[str] = DECODER_ORDER,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         parts: dict[str, object] = {"self_attn": self_attn, "cross_attn": cross_attn, "ffn": ffn}
@@ -43,7 +46,7 @@ class TransformerLayer(nn.Module):
         if unknown:
             raise ValueError(f"order={tuple(order)} names {unknown[0]!r}, which this layer was not given")
         self.self_attn, self.cross_attn, self.ffn = self_attn, cross_attn, ffn
-        self.order = tuple(order)
+        self.order, self.recompute = tuple(order), recompute
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(self.order.count("norm")))
 
     def forward(
@@ -51,6 +54,9 @@ class TransformerLayer(nn.Module):
     ) -> Tensor:
         """Run the layer: [B, N, C] -> [B, N, C]; `self_attn` and `cross_attn` are keywords for these two parts."""
         keywords = {"self_attn": self_attn or {}, "cross_attn": cross_attn or {}, "ffn": {}}
+        return recomputed(self._run, query, keywords, when=self.recompute)
+
+    def _run(self, query: Tensor, keywords: dict[str, dict[str, Any]]) -> Tensor:
         norms = iter(self.norms)
         pre_norm = self.order[0] == "norm"
         residual = query

@@ -1,12 +1,14 @@
 """Run the rows of a paper's table and report them next to its figures.
 
-- `rows`: a row of a table as data
+- `rows`: rows and tables as data, and the published figures from paper_figures.json
 - `detr_rows`: StageInteractor's tables over the DETR family
 - `mixer_rows`: StageInteractor's tables over AdaMixer
-- `tables`: all tables
+- `deqdet_rows`: DEQDet's tables
+- `paq_rows`: PaQ-DETR's tables
+- `tables`: all tables by paper
 - `runs`: a request, and a run: its command and its folder
 - `process`: runs a training in a child process and forwards signals to it
 - `runner`: the loop over runs
-- `intervals`: means over seeds and differences of means, with confidence intervals
+- `intervals`: means over seeds with confidence intervals
 - `report`: the report of finished runs
 """

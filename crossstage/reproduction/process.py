@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
 
 import crossstage
 from crossstage.errors import InputError
@@ -33,13 +32,7 @@ if hasattr(signal, "SIGHUP"):  # not on Windows
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process.
-
-    Attributes:
-        status: the exit status.
-        signal: the signal that stopped it; 0 for none.
-        error: one line that says what failed, or "".
-    """
+    """The end of a process: its exit status, the signal that stopped it (0: none), and one line about a failure."""
 
     status: int
     signal: int
@@ -55,9 +48,6 @@ def run_child(arguments: Sequence[str], lock: int | None = None) -> Ended:
     Args:
         arguments: the command line without the interpreter.
         lock: the lock from `held`, which the child then holds too.
-
-    Returns:
-        How the child ended.
     """
     path = [str(Path(crossstage.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     received: list[int] = []
@@ -100,13 +90,8 @@ def error_line(lines: list[str], status: int) -> str:
 def held(folder: Path) -> Iterator[int | None]:
     """Inside, this process holds the lock of a folder, which is created if missing.
 
-    A child that gets the lock keeps it, even if this process is killed.
-
-    Yields:
-        The lock for `run_child`, or None on Windows.
-
-    Raises:
-        InputError: if another process holds the lock.
+    Yields the lock for `run_child`, or None on Windows. A child that gets the lock keeps it, even if this process is
+    killed. Raises InputError if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -131,10 +116,9 @@ def _handling_signals(note: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _copy(stream: BinaryIO, last_lines: deque[str]) -> None:
+def _copy(stream: Iterator[bytes], last_lines: deque[str]) -> None:
     """Write what a process prints to our stderr, and keep its last lines."""
     for line in stream:
-        text = line.decode(errors="replace")
-        last_lines.append(text)
-        sys.stderr.write(text)
+        last_lines.append(line.decode(errors="replace"))
+        sys.stderr.write(last_lines[-1])
         sys.stderr.flush()

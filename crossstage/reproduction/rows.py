@@ -1,9 +1,12 @@
-"""A row of a paper's table as data, and the choice of rows. The tables are in `detr_rows` and `mixer_rows`."""
+"""Rows and tables of a paper as data, the figures that the paper published for them, and the choice of rows."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 from crossstage.config.find import find_config
 from crossstage.config.names import suggestion
@@ -18,23 +21,23 @@ class Row:
         name: name of the row in --rows, and of the folder of its runs.
         config: the config for COCO, a short name or a file.
         toy_config: the config for the generated set.
-        paper_ap: AP on COCO that `source` published; None if we know no figure.
-        source: the publisher of the figure, or "".
+        figure: the label of the paper's row in paper_figures.json, or "" if the paper has no such row.
         baseline: the row of the same table that it is compared with, or "".
         epochs: number of epochs on COCO.
         overrides: key=value for both configs.
-        toy_overrides: further key=value for the config of the generated set.
+        toy_overrides: further key=value for the config of the generated set; they win over `overrides`.
+        trained_as: the row of the same table whose weights this row evaluates with its own overrides; "" trains.
     """
 
     name: str
     config: str
     toy_config: str
-    paper_ap: float | None
-    source: str
-    baseline: str
-    epochs: int
+    figure: str = ""
+    baseline: str = ""
+    epochs: int = 12
     overrides: tuple[str, ...] = ()
     toy_overrides: tuple[str, ...] = ()
+    trained_as: str = ""
 
     def config_for(self, data: str) -> str:
         """The config for "coco" or "toy"."""
@@ -45,28 +48,54 @@ class Row:
         return (*self.overrides, *self.toy_overrides) if data == "toy" else self.overrides
 
 
-def chosen(rows: tuple[Row, ...], patterns: list[str]) -> tuple[Row, ...]:
-    """Choose rows of a table.
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, by the paper's name in paper_figures.json and the table's name, such as "4a"."""
 
-    Args:
-        rows: all rows.
-        patterns: names or shell patterns; an empty list chooses all rows.
+    paper: str
+    name: str
+    rows: tuple[Row, ...]
 
-    Returns:
-        The chosen rows in the order of the table.
+    @property
+    def title(self) -> str:
+        """The table's name in reports."""
+        return f"Table {self.name} of {self.paper}"
 
-    Raises:
-        InputError: for a pattern that fits no row.
-    """
-    names = [row.name for row in rows]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = suggestion(pattern, names)
-            raise InputError(f"--rows {pattern}: the table has no such row.{near} It has: {', '.join(names)}")
-    return tuple(row for row in rows if any(fnmatchcase(row.name, pattern) for pattern in patterns or ["*"]))
+    def published(self, row: Row) -> dict[str, Any]:
+        """The paper's figures for a row by their names, such as AP; empty if there are none."""
+        if not row.figure:
+            return {}
+        path = Path(__file__).with_name("paper_figures.json")
+        tables = json.loads(path.read_text(encoding="utf-8"))[self.paper]
+        found = tables[f"table_{self.name}"]
+        if instead := found[0].get("use_instead"):  # a table of the supplementary that corrects this one
+            found = tables["supplementary"][instead.removeprefix("supplementary.")]
+        return next(figures for figures in found if figures["row"] == row.figure)
 
+    def published_ap(self, row: Row) -> str:
+        """The paper's AP in words, or "-"."""
+        figures = self.published(row)
+        return f"{figures['AP']:.1f}{' (second hand)' * ('second_hand' in figures)}" if "AP" in figures else "-"
 
-def length(row: Row, rows: tuple[Row, ...]) -> float:
-    """The epochs of a row divided by the fewest epochs of its project's rows; the toy config trains so much longer."""
-    project = find_config(row.toy_config).parent
-    return row.epochs / min(other.epochs for other in rows if find_config(other.toy_config).parent == project)
+    def chosen(self, patterns: list[str]) -> tuple[Row, ...]:
+        """Choose rows by names or shell patterns, and the rows whose weights they evaluate.
+
+        Returns:
+            The rows in the order of the table; all of them for an empty list.
+
+        Raises:
+            InputError: for a pattern that fits no row.
+        """
+        names = [row.name for row in self.rows]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                near = suggestion(pattern, names)
+                raise InputError(f"--rows {pattern}: the table has no such row.{near} It has: {', '.join(names)}")
+        found = [row for row in self.rows if any(fnmatchcase(row.name, pattern) for pattern in patterns or ["*"])]
+        wanted = {name for row in found for name in (row.name, row.trained_as)}
+        return tuple(row for row in self.rows if row.name in wanted)
+
+    def length(self, row: Row) -> float:
+        """The epochs of a row over the fewest epochs of its project's rows: the toy config trains so much longer."""
+        project = find_config(row.toy_config).parent
+        return row.epochs / min(other.epochs for other in self.rows if find_config(other.toy_config).parent == project)

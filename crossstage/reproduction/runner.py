@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import crossstage
+from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
 from crossstage.reproduction import report
 from crossstage.reproduction.process import Ended, held, run_child
-from crossstage.reproduction.rows import Row, chosen
+from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line
-from crossstage.reproduction.tables import rows_of
+from crossstage.reproduction.tables import table_of
 
 SCALES = {"small": 0.4}  # all rows of Table 4 in less than an hour on two CPU cores
 ROOTS = {"toy": "datasets/toy_easy", "coco": "datasets/coco"}
@@ -45,39 +46,38 @@ def run_table(args: argparse.Namespace, again: str) -> int:
     """
     request, asked = request_of(args)
     planned = plan(request, asked)
-    # One seed of all rows is run before the next seed.
-    runs = [run for of_seed in zip(*(planned[row.name] for row in asked), strict=True) for run in of_seed]
+    # One seed of all rows is run before the next seed, and the trainings before the evaluations of their weights.
+    runs = [run for row in asked for run in planned[row.name]]
+    runs.sort(key=lambda run: (run.seed, run.weights is not None))
     absent = not request.root.exists() or (request.root.is_dir() and not any(request.root.iterdir()))
     generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *GENERATED]
     if args.dry_run:
-        if absent and request.is_generated:
-            print(command_line(generation))
-        elif absent:
-            print(f"note: there is no dataset at {request.root}", file=sys.stderr)
+        if absent:
+            print(command_line(generation) if request.data == "toy" else f"# there is no dataset at {request.root}")
         for run in runs:
+            print(f"# {run.row.name}, seed {run.seed}; AP in the paper: {request.table.published_ap(run.row)}")
             print(("# finished: " if run.is_finished() else "") + command_line(run.command(request.gpus)))
         return 0
     stopped = 0
-    if absent and request.is_generated:
+    if absent and request.data == "toy":
         print(f"writing the generated dataset into {request.root}", flush=True)
         ended = run_child(generation)
         stopped = ended.signal
         if ended.status and not stopped:
             raise InputError(f"--root {request.root}: could not be written: {ended.error}")
     if not stopped:
-        check_root(request.root)
         stopped = run_all(request, planned, runs)
     return conclude(request, planned, asked, stopped=stopped, again=again)
 
 
 def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
     """The request and the chosen rows. Raises InputError for an unknown row or an impossible number."""
-    rows = rows_of(args.table)
+    table = table_of(args.paper, args.table)
     # argparse also puts the overrides that follow --rows into its list.
     overrides = [*(name for name in args.rows if "=" in name), *args.opts]
     if stray := [text for text in args.opts if "=" not in text and not text.startswith("~")]:
         raise InputError(f"{stray[0]}: expected key=value; rows are named by --rows {stray[0]}")
-    asked = chosen(rows, [name for name in args.rows if "=" not in name])
+    asked = table.chosen([name for name in args.rows if "=" not in name])
     for option, value in (("--seeds", args.seeds), ("--num-gpus", args.num_gpus)):
         if value < 1:
             raise InputError(f"{option} {value}: expected at least 1")
@@ -91,45 +91,41 @@ def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
     if not 0 < scale < math.inf:
         raise InputError(f"--epochs-scale {args.epochs_scale}: expected a number above 0, or {', '.join(SCALES)}")
     root = Path(args.root or ROOTS[args.data]).expanduser()
-    output = Path(args.output or f"output/table{args.table}").expanduser()
-    return Request(args.table, args.data, root, output, scale, args.seeds, args.num_gpus, tuple(overrides)), asked
+    output = Path(args.output or f"output/{args.paper}/table{args.table}").expanduser()
+    return Request(table, args.data, root, output, scale, args.seeds, args.num_gpus, tuple(overrides)), asked
 
 
 def plan(request: Request, asked: Sequence[Row]) -> dict[str, list[Run]]:
-    """Plan the runs of all rows.
-
-    Args:
-        request: the command line without the choice of rows.
-        asked: the chosen rows.
-
-    Returns:
-        The runs by the name of the row. A row that is not chosen and cannot be run is left out.
+    """Plan the runs of each row, by its name. A row that is not chosen and cannot be run is left out.
 
     Raises:
         InputError: if a chosen row cannot be run because of its config, its overrides, or the content of its folder.
     """
     report.check_folder(request)
     planned: dict[str, list[Run]] = {}
-    for row in request.rows:
+    for row in request.table.rows:
         try:
             planned[row.name] = request.runs(row)
         except InputError:
             if row in asked:
                 raise
-    for row in asked:
-        for run in planned[row.name]:
-            run.check()
+    for run in (run for row in asked for run in planned[row.name]):
+        if different := run.differences():
+            raise InputError(
+                f"{run.folder}: holds a run with other settings: {some(different)}; ask for the same, choose another "
+                "--output, or remove that folder"
+            )
     return planned
 
 
-def check_root(root: Path) -> None:
-    """Raise InputError unless `root` holds both annotation files of COCO's layout."""
-    if missing := [name for name in ANNOTATIONS if not (root / name).is_file()]:
-        raise InputError(f"--root {root}: has no {', '.join(missing)}; expected a dataset in COCO's layout")
-
-
 def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> int:
-    """Run what is not finished and write the report after each run; returns the signal that stopped us, or 0."""
+    """Run what is not finished and write the report after each run; returns the signal that stopped us, or 0.
+
+    Raises:
+        InputError: unless the dataset has both annotation files of COCO's layout.
+    """
+    if missing := [name for name in ANNOTATIONS if not (request.root / name).is_file()]:
+        raise InputError(f"--root {request.root}: has no {', '.join(missing)}; expected a dataset in COCO's layout")
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.row.name}, seed {run.seed}"
         if run.is_finished():
@@ -137,7 +133,7 @@ def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> i
             continue
         print(f"{name}: {'continuing' if run.is_begun() else 'starting'} in {run.folder}", flush=True)
         try:
-            ended = train(run, request.gpus)
+            ended = start(run, request.gpus)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             continue
@@ -147,7 +143,7 @@ def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> i
     return 0
 
 
-def train(run: Run, gpus: int) -> Ended:
+def start(run: Run, gpus: int) -> Ended:
     """Start or continue a run and record how it ended. Raises InputError if another process uses its folder."""
     arguments = run.command(gpus)
     with held(run.folder) as lock:
@@ -155,7 +151,7 @@ def train(run: Run, gpus: int) -> Ended:
         run.note_start(command=arguments, commit=commit_name(), device=device)
         ended = run_child(arguments, lock)
     if ended.status and not ended.signal:
-        run.note_error(ended.error)
+        run.note(error=ended.error)
     return ended
 
 

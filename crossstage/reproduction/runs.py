@@ -17,18 +17,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from crossstage.checkpoints.load import some
 from crossstage.checkpoints.save import POINTER
 from crossstage.config import LazyConfig, yaml_form
 from crossstage.engine.metrics import MetricsFile
 from crossstage.engine.setup import check_values, load_config
 from crossstage.errors import InputError
 from crossstage.files import write_text
-from crossstage.reproduction.rows import Row, length
-from crossstage.reproduction.tables import rows_of
+from crossstage.reproduction.rows import Row, Table
 
-TRAINER = ("-m", "crossstage", "train")
-FINAL = "model_final.pth"
+PROGRAM = ("-m", "crossstage")
+FINAL, RESULTS = "model_final.pth", "results.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Request:
     """The command line without the choice of rows.
 
     Attributes:
-        table: name of the table.
+        table: the table.
         data: "toy" (generated images) or "coco".
         root: folder of the data.
         output: folder for runs and reports.
@@ -46,7 +44,7 @@ class Request:
         overrides: key=value for every run.
     """
 
-    table: str
+    table: Table
     data: str
     root: Path
     output: Path
@@ -56,16 +54,6 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> tuple[Row, ...]:
-        """All rows of the table."""
-        return rows_of(self.table)
-
-    @property
-    def is_generated(self) -> bool:
-        """Whether the data set is generated if it is missing."""
-        return self.data == "toy"
-
-    @property
     def folder(self) -> Path:
         """The folder of all runs and reports."""
         return self.output / self.data
@@ -73,13 +61,13 @@ class Request:
     def runs(self, row: Row) -> list[Run]:
         """One run per seed. Raises InputError if the row's config does not load or an override does not fit."""
         config, changes = row.config_for(self.data), row.overrides_for(self.data)
-        times = length(row, self.rows) if self.is_generated else 1.0
+        times = self.table.length(row) if self.data == "toy" else 1.0
         iterations = max(1, round(_changed(config, changes).train.max_iter * times * self.scale))
         changes += (
             f"dataloader.root={self.root}",
             f"train.max_iter={iterations}",
             "train.eval_period=0",
-            f"train.checkpointer.period={200 if self.is_generated else 2500}",
+            f"train.checkpointer.period={200 if self.data == 'toy' else 2500}",
             "train.checkpointer.max_to_keep=2",
             *self.overrides,
         )
@@ -88,19 +76,25 @@ class Request:
         for seed in range(self.seeds):
             # If several overrides have the same key, the last one is used.
             by_key = {text.partition("=")[0]: text for text in (*changes, f"train.seed={seed}")}
-            runs.append(Run(row, seed, config, tuple(by_key.values()), self.folder / row.name / f"seed{seed}"))
+            weights = self.folder / row.trained_as / f"seed{seed}" / FINAL if row.trained_as else None
+            folder = self.folder / row.name / f"seed{seed}"
+            runs.append(Run(row, seed, config, tuple(by_key.values()), folder, weights))
         return runs
 
 
 @dataclass(frozen=True)
 class Run:
-    """A row with a seed. `overrides` are all overrides of its config except train.output_dir, which is `folder`."""
+    """A row with a seed: a training, or the evaluation of another run's `weights`.
+
+    `overrides` are all overrides of its config except train.output_dir, which is `folder`.
+    """
 
     row: Row
     seed: int
     config: str
     overrides: tuple[str, ...]
     folder: Path
+    weights: Path | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -118,26 +112,31 @@ class Run:
 
     def command(self, gpus: int) -> list[str]:
         """The command without the interpreter. It starts or continues the run: --resume needs no checkpoint."""
+        how = ["train", "--resume"] if self.weights is None else ["evaluate", "--weights", str(self.weights)]
         many = ["--num-gpus", str(gpus)] if gpus > 1 else []
         changes = [*self.overrides, f"train.output_dir={self.folder}"]
-        return [*TRAINER, "--config-file", self.config, "--resume", *many, *changes]
+        return [*PROGRAM, how[0], "--config-file", self.config, *how[1:], *many, *changes]
 
     def record(self) -> dict[str, Any]:
         """The content of run.json, or an empty record. Raises InputError if the file cannot be read."""
         path = self.folder / "run.json"
-        return _read(path) if path.is_file() else {"settings": {}, "starts": [], "error": ""}
+        return read_object(path) if path.is_file() else {"settings": {}, "starts": [], "error": ""}
 
     def is_begun(self) -> bool:
         """Whether there is a checkpoint to continue from, or a finished run."""
-        return (self.folder / POINTER).is_file()
+        return (self.folder / (POINTER if self.weights is None else RESULTS)).is_file()
 
     def is_finished(self) -> bool:
-        """Whether the trainer has written the results, which it writes last, after the final checkpoint."""
-        return self.saved_iterations() == self.iterations and (self.folder / "results.json").is_file()
+        """Whether the results are written, which is the last thing that happens, and are those of the last weights."""
+        results = self.folder / RESULTS
+        if not results.is_file() or self.weights is None:
+            return results.is_file() and self.saved_iterations() == self.iterations
+        return self.weights.is_file() and self.weights.stat().st_mtime <= results.stat().st_mtime
 
     def saved_iterations(self) -> int:
         """The number of iterations in the last checkpoint; 0 without a checkpoint."""
-        name = (self.folder / POINTER).read_text(encoding="utf-8").strip() if self.is_begun() else ""
+        pointer = self.folder / POINTER
+        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
         if name == FINAL:
             return self.iterations
         number = name.removeprefix("model_").removesuffix(".pth")
@@ -151,53 +150,38 @@ class Run:
         if not before:
             return ["no run.json: another tool started it"]
         both = {key: (before.get(key, "unset"), now.get(key, "unset")) for key in sorted({*before, *now})}
-        changed = [(key, old or repr(old), new or repr(new)) for key, (old, new) in both.items() if old != new]
-        return [f"{key}={old} (asked: {new})" for key, old, new in changed]
-
-    def check(self) -> None:
-        """Raise InputError if the folder holds a run with other settings."""
-        if different := self.differences():
-            raise InputError(
-                f"{self.folder}: holds a run with other settings: {some(different)}; ask for the same, choose "
-                "another --output, or remove that folder"
-            )
+        return [
+            f"{key}={old or repr(old)} (asked: {new or repr(new)})" for key, (old, new) in both.items() if old != new
+        ]
 
     def note_start(self, *, command: Sequence[str], commit: str, device: str) -> None:
         """Write the settings before the run starts or continues, with its time, commit and device."""
         here = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit, "device": device}
         starts = [*(self.record()["starts"] if self.is_begun() else []), here]
-        self._write({"settings": self.settings, "command": command_line(command), "starts": starts, "error": ""})
+        self.note(settings=self.settings, command=command_line(command), starts=starts, error="")
 
-    def note_error(self, error: str) -> None:
-        """Store the line with which the run ended."""
-        self._write({**self.record(), "error": error})
-
-    def scores(self) -> dict[str, float]:
-        """AP and AP50 of a finished run, in percent. Raises InputError if one of them is not a number."""
-        path = self.folder / "results.json"
-        results = _read(path).get("bbox", {})
-        found = {name: results.get(name) for name in ("AP", "AP50")}
-        bad = [name for name, value in found.items() if not isinstance(value, int | float) or not math.isfinite(value)]
-        if bad:
-            names = ", ".join(bad)
-            raise InputError(f"{path}: {names} of bbox is not a number; does the dataset have objects to evaluate on?")
-        return found
-
-    def training_seconds(self) -> float:
-        """Time of optimizer steps and of waiting for data, over all starts: logged medians times iterations."""
-        seconds, before = 0.0, -1
-        for row in MetricsFile(self.folder / "metrics.json").read():
-            if "time" in row:
-                seconds += row["time"] * (row["iteration"] - before)
-                before = row["iteration"]
-        return seconds
-
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def note(self, **entries: Any) -> None:
+        """Store entries in run.json, such as the `error` with which the run ended."""
+        record = {**self.record(), **entries}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from error
+
+    def scores(self) -> dict[str, float]:
+        """AP and AP50 of a finished run, in percent. Raises InputError if one of them is not a number."""
+        results = read_object(path := self.folder / RESULTS).get("bbox", {})
+        found = {name: float(results.get(name, math.nan)) for name in ("AP", "AP50")}
+        if bad := [name for name, value in found.items() if not math.isfinite(value)]:
+            raise InputError(f"{path}: bbox has no {' and '.join(bad)}; does the dataset have objects to evaluate on?")
+        return found
+
+    def training_seconds(self) -> float:
+        """Time of optimizer steps and of waiting for data, over all starts: logged medians times iterations."""
+        rows = [row for row in MetricsFile(self.folder / "metrics.json").read() if "time" in row]
+        before = [-1, *(row["iteration"] for row in rows)]
+        return sum(row["time"] * (row["iteration"] - start) for row, start in zip(rows, before, strict=False))
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -224,7 +208,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises InputError if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

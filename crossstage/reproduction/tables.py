@@ -1,18 +1,27 @@
-"""All tables of `crossstage reproduce`. To add a table, add a tuple of rows to `detr_rows` or `mixer_rows`."""
+"""The papers and their tables. To add a table, add a tuple of rows to one of the files `*_rows`."""
 
 from __future__ import annotations
 
 from crossstage.errors import InputError
+from crossstage.reproduction.deqdet_rows import DEQDET_TABLES
 from crossstage.reproduction.detr_rows import DETR_TABLES
 from crossstage.reproduction.mixer_rows import MIXER_TABLES
-from crossstage.reproduction.rows import Row
+from crossstage.reproduction.paq_rows import PAQ_TABLES
+from crossstage.reproduction.rows import Row, Table
 
-_ALL = {**DETR_TABLES, **MIXER_TABLES}
-TABLES: dict[str, tuple[Row, ...]] = {name: _ALL[name] for name in sorted(_ALL, key=lambda name: (len(name), name))}
+PAPERS: dict[str, dict[str, tuple[Row, ...]]] = {
+    "stageinteractor": {**DETR_TABLES, **MIXER_TABLES},
+    "deqdet": DEQDET_TABLES,
+    "paq_detr": PAQ_TABLES,
+}
 
 
-def rows_of(table: str) -> tuple[Row, ...]:
-    """The rows of a table. Raises InputError for an unknown table; the message lists all tables."""
-    if table not in TABLES:
-        raise InputError(f"--table {table}: no rows are known for it; expected one of {', '.join(TABLES)}")
-    return TABLES[table]
+def table_of(paper: str, name: str) -> Table:
+    """A table of a paper. Raises InputError for an unknown table; the message lists all tables of the paper."""
+    tables = PAPERS[paper]
+    if not tables:
+        raise InputError(f"--paper {paper}: this version has no rows for its tables yet")
+    if name not in tables:
+        known = ", ".join(sorted(tables, key=lambda name: (len(name), name)))
+        raise InputError(f"--table {name}: no rows are known for it in {paper}; expected one of {known}")
+    return Table(paper, name, tables[name])

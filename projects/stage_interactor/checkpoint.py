@@ -4,7 +4,7 @@ Two tensors in them have no counterpart because the released code never uses the
 (a softmax over one number) and `iou_snyc_statistics`. They are ignored, and the log says so.
 """
 
-from crossstage.checkpoints.mmdet_names import mmdet_mixer_rules
+from crossstage.checkpoints.mmdet_names import mmdet_mixer_names, mmdet_mixer_rules
 from crossstage.checkpoints.names import NameTable
 
 _MIXING = {
@@ -21,10 +21,10 @@ _MIXING = {
 
 
 def mmdet_stage_interactor_names(*, free_sampler: bool = False) -> NameTable:
-    """The table for StageInteractor with a ResNet; `free_sampler` is for the ablation without grouped points."""
+    """StageInteractor with a ResNet or a Swin. free_sampler: True for the ablation without grouped points."""
     theirs, ours = "roi_head.bbox_head.{i}.", "decoder.layers.{i}."
     details = "offsets" if free_sampler else "details"
-    return NameTable(
+    return mmdet_mixer_names(
         [
             ("rpn_head.init_proposal_bboxes", "queries.source.boxes"),
             *mmdet_mixer_rules(),
@@ -37,5 +37,4 @@ def mmdet_stage_interactor_names(*, free_sampler: bool = False) -> NameTable:
             (theirs + "feat_extractor.gen_double_d.0.{p}", f"{ours}sampler.{details}.{{p}}"),
         ],
         unread=[theirs + "dynamic_conv.subbox_score_list.{p}", theirs + "iou_snyc_statistics.{p}"],
-        library="mmdet",
     )

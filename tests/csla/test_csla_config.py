@@ -1,4 +1,4 @@
-"""`with_csla`: a copy with other labels, however the config came in, and errors beside the line that caused them."""
+"""`with_csla`: a copy with other labels, however the config came in, and errors at the line that caused them."""
 
 from pathlib import Path
 

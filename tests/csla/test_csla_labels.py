@@ -142,7 +142,7 @@ TABLE = [
     ([0, -1, -1], [LEFT] * 3, {}, [[0], [0], []], "a label reaches one stage back's successor, not two"),
     ([-1, -1, 0], [LEFT] * 3, {}, [[0], [0], [0]], "a later match reaches all earlier stages"),
     ([-1, -1, 0], [LEFT] * 3, {"look_ahead": 0}, [[], [], [0]], "unless nobody looks ahead"),
-    ([0, -1, -1], [LEFT] * 3, {"look_back": None}, [[0], [0], [0]], "all stages behind"),
+    ([0, -1, -1], [LEFT] * 3, {"look_back": None}, [[0], [0], [0]], "all earlier stages"),
     ([0, 1, 1], [WHOLE] * 3, {}, [[0, 1], [0, 1], [1]], "two classes: multi-hot; 0.5 >= 0.5 counts"),
     ([0, 1, 1], [WHOLE] * 3, {"iou_threshold": 0.5 + 2**-20}, [[], [], []], "just above: nobody's, own matches too"),
     ([0, 1, 1], [WHOLE] * 3, {"iou_threshold": 0.75, "filter_own": False}, [[0], [1], [1]], "own match kept"),

@@ -51,7 +51,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def public_folders() -> list[Path]:
-    """The folders of known kinds that lie beside the project, or else the slim copies inside it."""
+    """The folders of known kinds next to the project, or else the slim copies inside it."""
     shared = ROOT.parent / "shared" / "golden"
     root = shared if shared.is_dir() else Path(__file__).parent / "data"
     return sorted(path for path in root.iterdir() if path.is_dir() and kind_of(path))

@@ -1,4 +1,4 @@
-"""Folders `dino*`: the whole detector behind the backbone, in training and evaluation, gradients included."""
+"""Folders `dino*`: the whole detector after the backbone, in training and evaluation, gradients included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders `adamixer*` and `stageinteractor*`: a whole detector behind the neck, in training and evaluation.
+"""Folders `adamixer*` and `stageinteractor*`: a whole detector after the neck, in training and evaluation.
 
 Boxes of the reference are absolute and in pixels of the network input: (x, y, z, r), or corners.
 """
@@ -56,7 +56,7 @@ def gradient_floor(expected: Mapping[str, Tensor]) -> float:
 
 
 class UnmappedLevels(nn.Module):
-    """Stands in for the neck: the folder's maps lie behind it."""
+    """Stands in for the neck: the folder's maps are its outputs."""
 
     def forward(self, maps: list[Tensor], mask: Tensor) -> FeaturePyramid:
         return pyramid(maps, mask)

@@ -80,7 +80,7 @@ class _Part:
     ) -> None:
         """Compare outputs, take the gradient from the inputs' cotangents, and compare that of inputs and weights.
 
-        outputs: by key, with the key of the cotangent beside it.
+        outputs: by key, with the key of its cotangent.
         """
         sum((value * self.inputs[_cotangent(key)]).sum() for key, value in outputs.items()).backward()
         for key, value in outputs.items():
@@ -151,7 +151,7 @@ def _check_mixing(part: _Part) -> None:
 
 
 class _NormedCascade(nn.Module):
-    """A stage's mixing with the norm behind it, which the reference counts to it."""
+    """A stage's mixing with the norm after it, which the reference counts as part of it."""
 
     def __init__(self, mixing: CascadeMixing, width: int) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def _absolute_corners(vectors: Tensor) -> Tensor:
 
 
 def _check_neck(part: _Part) -> None:
-    """AdaMixer's, and DEQDet's, whose convolutions are 3x3 with a ReLU behind and called `convs`."""
+    """AdaMixer's, and DEQDet's, whose convolutions are 3x3, followed by a ReLU, and called `convs`."""
     is_adamixer = any(name.startswith("lateral_convs.") for name in part.weights)
     first = next(weight for name, weight in part.weights.items() if name.endswith("convs.0.conv.weight"))
     neck = SharedNormMapper(

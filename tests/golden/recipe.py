@@ -1,4 +1,4 @@
-"""How the copies in `tests/golden/data` are kept small without a number less: `recipe.json`, beside the tensors.
+"""How the copies in `tests/golden/data` are kept small without losing a number: `recipe.json`, next to the tensors.
 
 The scripts that recorded the reference drew its weights and feature maps from seeded normal streams. A copy stores
 seed, shape and scale instead of such a tensor, and a digest, so that other numbers than the recorded ones cannot pass.
@@ -45,7 +45,7 @@ class Recipe:
         return cls(**json.loads(path.read_text())) if path.exists() else cls()
 
     def save(self, folder: Path) -> None:
-        """Write it beside the folder's tensors."""
+        """Write it next to the folder's tensors."""
         (folder / FILE).write_text(json.dumps(asdict(self), separators=(",", ":")) + "\n")
 
     def restore(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One case of a folder that holds a whole detector behind the backbone: training and evaluation, with gradients.
+"""One case of a folder that holds a whole detector after the backbone: training and evaluation, with gradients.
 
 Shared by the kinds of detectors: a kind says how its detector is built, how its parameters are called, and what the
 recorded draws mean. A tensor that a folder does not have is not compared.

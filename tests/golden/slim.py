@@ -125,24 +125,24 @@ class _State:
     state: Tensor
 
     def draw(self, size: int) -> tuple[Tensor, Tensor]:
-        """`size` normal numbers and the state behind them."""
+        """`size` normal numbers and the state after them."""
         generator = Generator()
         generator.set_state(self.state)
         return torch.randn(size, generator=generator, dtype=torch.float64), generator.get_state()
 
 
 def _next(left: Mapping[str, Tensor], state: Tensor) -> tuple[list[int], str, list[float], Tensor] | None:
-    """(sizes of unnamed draws before it, key, its scale and mean, the state behind it) of the tensor drawn next."""
+    """(sizes of unnamed draws before it, key, its scale and mean, the state after it) of the tensor drawn next."""
     begins = _beginning_of(left)
     sizes = sorted({tensor.numel() for tensor in left.values()})
     for skipped in ([], *([size] for size in (*UNNAMED_DRAWS, *LARGE_UNNAMED_DRAWS))):
         after = _State(state).draw(skipped[0])[1] if skipped else state
         tried = sizes if not skipped or skipped[0] in UNNAMED_DRAWS or begins(after) else ()
         for size in tried:
-            normal, behind = _State(after).draw(size)
+            normal, later = _State(after).draw(size)
             for key, tensor in left.items():
                 if tensor.numel() == size and (factors := fit(normal, tensor)):
-                    return skipped, key, factors, behind
+                    return skipped, key, factors, later
     return None
 
 

@@ -59,7 +59,7 @@ def ours(detector: torch.nn.Module) -> dict[str, float]:
 
 
 def records(folder: str) -> dict[str, Any]:
-    """A dataset that detectron2 knows by a function beside the COCO JSON that it came from."""
+    """A dataset that detectron2 knows by a function, and the COCO JSON that it came from."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     DatasetCatalog.register("by_function", lambda: DatasetCatalog.get("toy_val"))

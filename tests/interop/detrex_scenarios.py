@@ -48,7 +48,7 @@ def own_labels(outputs: StageOutputs, targets: PaddedTargets, matches: Tensor) -
 
 
 def labels(node: Any) -> list[dict[str, Any]]:
-    """Class targets and losses of a step beside those of our own criterion, which is given the same outputs."""
+    """Class targets and losses of a step, and those of our own criterion for the same outputs."""
     options = {"iou_threshold": 0.1, "look_back": None}
     recorder = RecordedLabels(CrossStageLabels(**options))
     edited = with_csla(node, groups=("matching", "one_to_many"), localisation=True, **options)

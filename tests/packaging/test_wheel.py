@@ -61,7 +61,7 @@ def test_the_wheel_holds_every_source_and_readme_once_and_nothing_else(wheel: Pa
         name = path.relative_to(ROOT).as_posix()
         return f"crossstage/{name}" if name.startswith(("projects/", "configs/")) else name
 
-    suffixes = ("*.py", "*.md", "py.typed")
+    suffixes = ("*.py", "*.md", "py.typed", "*.json")
     expected = {packaged(path) for name in FOLDERS for suffix in suffixes for path in (ROOT / name).rglob(suffix)}
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(names) == sorted(expected)

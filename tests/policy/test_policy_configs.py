@@ -15,27 +15,19 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects
 EXPERIMENTS = [name for name in FILES if "/models/" not in name]
 
 
-def load(name: str) -> DictConfig:
-    return LazyConfig.load(str(ROOT / name))
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_builds_and_survives_the_disk(name: str, tmp_path: Path):
-    config = load(name)
+    config = LazyConfig.load(str(ROOT / name))
     LazyConfig.save(config, str(tmp_path / "config.yaml"))
     assert not list(tmp_path.glob("*.pkl")), "a config of ours is data: YAML can hold it"
     assert LazyConfig.to_py(LazyConfig.load(str(tmp_path / "config.yaml"))) == LazyConfig.to_py(config)
     parts = found(config.model)
     assert parts
+    # `${up:key}` holds wherever its node is moved; `${..key}` and `${...key}` do not.
+    assert {path: value for path, value in written_values(config) if re.search(r"\$\{[^}]*(?<!\w)\.", value)} == {}
     if name in EXPERIMENTS:
         assert changes(pinned().get(Path(name).stem, {}), parts) == [], "run python -m tests.pinned_names"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_no_interpolation_counts_levels(name: str):
-    """`${up:key}` holds wherever its node is moved; `${..key}` and `${...key}` do not."""
-    counting = {path: value for path, value in written_values(load(name)) if re.search(r"\$\{[^}]*(?<!\w)\.", value)}
-    assert counting == {}
+        check_experiment(name, config)
 
 
 def written_values(config: DictConfig) -> Iterator[tuple[str, str]]:
@@ -59,22 +51,16 @@ def test_a_change_of_names_is_told_by_its_part():
     assert changes(before, after) == ["decoder: 9:b -> 8:c", "queries: None -> 1:d"]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_defines_what_the_trainer_needs(name: str):
-    config = load(name)
+def check_experiment(name: str, config: DictConfig) -> None:
+    """An experiment defines what the trainer needs, its interpolations resolve, and one value moves its data."""
     for root in ("model", "optimizer", "lr_multiplier", "train"):
         assert root in config, root
     for part in ("root", "train", "test", "evaluator"):
         assert part in config.dataloader, part
     assert config.train.output_dir == f"./output/{Path(name).stem}"
-    OmegaConf.to_container(config, resolve=True)  # every interpolation leads somewhere
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_dataset_moves_by_one_value(name: str):
-    config = load(name)
+    OmegaConf.to_container(config, resolve=True)
     config.dataloader.root = "/elsewhere"
-    resolved = OmegaConf.to_container(config, resolve=True)["dataloader"]
+    resolved = OmegaConf.to_container(config.dataloader, resolve=True)
     for part in ("train", "test"):
         assert resolved[part]["dataset"]["json_file"].startswith("/elsewhere/annotations/")
         assert resolved[part]["dataset"]["image_root"].startswith("/elsewhere/")

@@ -34,6 +34,7 @@ MAIN = {  # README -> the config of what it says about keys, without a name
     "projects/dino/README.md": "dino_r50_4scale_12ep",
     "projects/dn_detr/README.md": "dn_detr_r50_50ep",
     "projects/h_detr/README.md": "h_detr_r50_two_stage_12ep",
+    "projects/paq_detr/README.md": "dino_r50_4scale_12ep_paq",
     "projects/stage_interactor/README.md": "stage_interactor_r50_12ep",
 }
 DETREX = "a config of detrex"  # what sections with the heading "In your detrex" are about

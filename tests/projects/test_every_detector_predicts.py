@@ -101,6 +101,9 @@ def test_the_decoder_knows_no_order_of_queries(name: str):
     assert_same(found, StageOutputs(expected.logits[:, :, order], expected.boxes[:, :, order]))
 
 
+OF_QUERIES = [  # the parameters that have a row per query
+    f"source.{name}" for name in ("anchors.weight", "content.weight", "content.weights.queries", "embedding.weight")
+]
 LEARNED = [name for name, node in baselines().items() if "class_head" not in node.queries.source]
 
 
@@ -109,7 +112,7 @@ def test_learned_queries_know_no_order(name: str):
     detector, batch, order = copy.deepcopy(random_detector(name)), image_batch(1, 1), torch.randperm(QUERIES)
     expected = predicted(detector, batch)
     for key, parameter in detector.queries.named_parameters():
-        if key in ("source.anchors.weight", "source.content.weight", "source.embedding.weight"):
+        if key in OF_QUERIES:
             parameter.data[:QUERIES] = parameter.data[order]
     patterns = expected.boxes.shape[2] // QUERIES
     moved = (torch.arange(patterns)[:, None] * QUERIES + order).flatten()

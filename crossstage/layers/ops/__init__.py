@@ -1,4 +1,6 @@
 """The few operations that take most of a detector's time, each as one function.
 
+- `bilinear_samples`: weighted bilinear samples of a feature pyramid; chooses between the two below
+- `bilinear_triton`: the same as a pair of Triton kernels, for a CUDA device
 - `weighted_rows`: weighted sums of rows of a table, with a quick gradient on a CPU
 """

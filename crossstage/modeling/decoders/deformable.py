@@ -13,7 +13,7 @@ from crossstage.structures import Memory, Queries, StageOutputs
 
 
 class BoxQueryPositions(nn.Module):
-    """Query positions from the queries' boxes, made anew at each stage (DAB-DETR, eq. 5): MLP of a sine embedding.
+    """Query positions from the queries' boxes, computed at each stage (DAB-DETR, eq. 5): MLP of a sine embedding.
 
     [B, N, 4] boxes -> [B, N, C]. Raises ValueError for reference points [B, N, 2].
     """

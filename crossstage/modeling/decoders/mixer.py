@@ -22,6 +22,7 @@ from crossstage.layers.position_vector import (
     vectors_to_corners,
 )
 from crossstage.modeling.layer_seams import BoxAttention, FeedForward, Head, Mixing, MixingLayer, Sampler
+from crossstage.modeling.recompute import recomputed
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -79,12 +80,23 @@ class OverlapAttention(nn.Module):
 
 
 class MixerLayer(nn.Module):
-    """One stage: self-attention, sampling and mixing, feed-forward; a norm behind each."""
+    """One stage: self-attention, sampling and mixing, feed-forward; a norm follows each.
+
+    recompute: whether training computes the inside of the layer again in the backward pass, which saves memory.
+    """
 
     def __init__(
-        self, embed_dim: int, *, attention: BoxAttention, sampler: Sampler, mixing: Mixing, ffn: FeedForward
+        self,
+        embed_dim: int,
+        *,
+        attention: BoxAttention,
+        sampler: Sampler,
+        mixing: Mixing,
+        ffn: FeedForward,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.attention, self.attention_norm = attention, nn.LayerNorm(embed_dim)
         self.sampler, self.mixing, self.mixing_norm = sampler, mixing, nn.LayerNorm(embed_dim)
         self.ffn, self.ffn_norm = ffn, nn.LayerNorm(embed_dim)
@@ -112,8 +124,13 @@ class MixerLayer(nn.Module):
         Returns:
             Content [B, N, C], and the bank with what this stage adds to it.
         """
-        content = self.attention(content, vectors, corners=corners, attention_mask=attention_mask)
-        content = self.attention_norm(content)
+        attention = {"corners": corners, "attention_mask": attention_mask}
+        return recomputed(self._run, content, vectors, memory, bank, attention, when=self.recompute)
+
+    def _run(
+        self, content: Tensor, vectors: Tensor, memory: Memory, bank: tuple[Any, ...], attention: dict[str, Any]
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        content = self.attention_norm(self.attention(content, vectors, **attention))
         features = self.sampler(content, vectors, memory)
         content, bank = self.mixing(content, features, bank)
         content = self.mixing_norm(content)

@@ -62,6 +62,7 @@ class Denoising(nn.Module):
 
     name = "denoising"
     num_source_queries = 0
+    reserved_channels = 0  # the last channels of a content that `adapt` marks queries in
 
     def adapt(self, queries: Queries) -> Queries:
         """The source's queries as they are."""

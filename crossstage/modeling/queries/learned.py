@@ -22,7 +22,7 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.num_queries, self.extra_queries, self.content = num_queries, extra_queries, content
         # positions, then content: as in the released weights
-        self.embedding = nn.Embedding(num_queries + extra_queries, embed_dim if content else 2 * embed_dim)
+        self.embedding = nn.Embedding(num_queries + extra_queries, 2 * embed_dim if content is None else embed_dim)
         self.reference_points = nn.Linear(embed_dim, 2)
         nn.init.xavier_normal_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)

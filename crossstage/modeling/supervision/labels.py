@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from crossstage.layers.multi_hot import matched_labels, multi_hot
-from crossstage.layers.stage_overlap import stage_overlap
+from crossstage.layers.multi_hot import matched_labels, multi_hot, target_cells
+from crossstage.layers.stage_overlap import own_overlap, stage_overlap
 from crossstage.structures import Assignment, PaddedTargets, StageOutputs
 
 
@@ -29,22 +29,24 @@ class OverlapTargets:
 
     After `OwnStageLabels` the object is the query's own match. After `csla.CrossStageLabels` several stages may give
     the same class: the largest IoU counts. IoUs carry no gradient, and are kept above 0, so that a matched query
-    whose box misses its object remains a positive.
+    whose box misses its object remains a positive. Labels of classes that no match gives stay as they are.
     """
 
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
         """Replace the assignment's labels by numbers in (0, 1] where they are positive: [S, B, N, K]."""
-        if assignment.labels is None:
+        labels, matches, stages = assignment.labels, assignment.matches, assignment.label_stages
+        if labels is None:
             raise ValueError("OverlapTargets changes labels: give a rule that sets them before it")
         boxes = outputs.boxes.detach()
-        overlap = stage_overlap(boxes, assignment.matches, targets.boxes.to(boxes.dtype))
-        stages = assignment.label_stages
+        objects, classes, keep = targets.boxes.to(boxes.dtype), matched_labels(matches, targets.labels), matches >= 0
         if stages is None:  # the own stage alone
-            stages = torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)[:, :, None, None]
-        given = (overlap * (stages & (assignment.matches >= 0))).movedim(1, -1)  # [S (i), B, N, S (j)]
-        classes = matched_labels(assignment.matches, targets.labels).movedim(0, -1).expand_as(given)
-        values = torch.zeros_like(outputs.logits.detach(), dtype=boxes.dtype)
-        values = values.scatter_reduce_(-1, classes, given, reduce="amax")
-        least = torch.finfo(boxes.dtype).tiny
-        labels = values.clamp_(min=least, max=1).mul_(assignment.labels > 0)
-        return replace(assignment, labels=labels)
+            overlap, classes, keep = (x[:, None] for x in (own_overlap(boxes, matches, objects), classes, keep))
+        else:
+            overlap, keep = stage_overlap(boxes, matches, objects), stages & keep
+        cells = target_cells(classes, keep, num_classes=labels.shape[-1]).flatten()
+        plain = labels.view(torch.uint8) if labels.dtype == torch.bool else labels  # bytes convert several times faster
+        values = boxes.new_zeros(labels.numel() + 1)
+        values[:-1] = plain.flatten()
+        overlap = overlap.clamp(min=torch.finfo(boxes.dtype).tiny, max=1).flatten() * (values[cells] > 0)
+        values.scatter_reduce_(0, cells, overlap, reduce="amax", include_self=False)
+        return replace(assignment, labels=values[:-1].view(labels.shape))

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossstage.layers.boxes import BoxDistance
-from crossstage.layers.focal import sigmoid_focal_loss, soft_focal_loss
+from crossstage.layers.focal import sigmoid_focal_loss, soft_focal_loss, varifocal_loss
 from crossstage.structures import PaddedTargets
 
 
@@ -25,10 +25,9 @@ class FocalClassLoss:
 
 
 class VarifocalClassLoss:
-    """Varifocal loss (VarifocalNet, CVPR 2021, eq. 2; PaQ-DETR): positives weigh as much as their target.
+    """Varifocal loss (VarifocalNet, PaQ-DETR): positives weigh as much as their target, see `varifocal_loss`.
 
-    A cell with target t > 0 costs t * BCE(x, t), any other (1 - alpha) * p^gamma * BCE(x, 0) with p = sigmoid(x); no
-    gradient flows through the weights. Meant for targets from `OverlapTargets`; a bool label is the target 1.
+    Meant for targets from `OverlapTargets`; a bool label is the target 1.
     """
 
     def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0) -> None:
@@ -36,11 +35,7 @@ class VarifocalClassLoss:
 
     def __call__(self, logits: Tensor, labels: Tensor, *, normalizer: Tensor) -> Tensor:
         """logits, labels: [S, B, N, K], bool or in [0, 1]; normalizer: [S] or [] -> [S]."""
-        labels = labels.to(logits.dtype)
-        negative = (1 - self.alpha) * logits.detach().sigmoid() ** self.gamma
-        weights = torch.where(labels > 0, labels, negative)
-        costs = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        return (weights * costs).flatten(1).sum(-1) / normalizer
+        return varifocal_loss(logits, labels, alpha=self.alpha, gamma=self.gamma) / normalizer
 
 
 class QualityFocalClassLoss:

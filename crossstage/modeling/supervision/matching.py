@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from crossstage.errors import NonFiniteError
 from crossstage.layers.boxes import BoxDistance
 from crossstage.modeling.seams import ClassCost, CopiesRule, Matcher
 from crossstage.modeling.stages import of_stage
+from crossstage.modeling.supervision.solver import assign_queries
 from crossstage.structures import PaddedTargets, StageOutputs
 
 
@@ -27,7 +27,7 @@ class FocalClassCost:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits: [S, B, N, K], labels: int64 [B, T] -> [S, B, T, N]. Only the objects' classes are computed."""
-        probability = _columns(logits, labels).sigmoid_()
+        probability = columns_of_objects(logits, labels).sigmoid_()
         improbability = 1 - probability
         positive = (probability + self.eps).log_().mul_(improbability**self.gamma)
         negative = (improbability + self.eps).log_().mul_(probability**self.gamma)
@@ -39,10 +39,10 @@ class SoftmaxClassCost:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits: [S, B, N, K + 1], labels: int64 [B, T] -> [S, B, T, N]."""
-        return -_columns(logits.softmax(dim=-1), labels)
+        return -columns_of_objects(logits.softmax(dim=-1), labels)
 
 
-def _columns(values: Tensor, labels: Tensor) -> Tensor:
+def columns_of_objects(values: Tensor, labels: Tensor) -> Tensor:
     """Each object's class column, [S, B, N, K], int64 [B, T] -> [S, B, T, N]."""
     stages, _, queries, _ = values.shape
     index = labels[None, :, None].expand(stages, -1, queries, -1)
@@ -173,9 +173,21 @@ class HungarianMatcher:
                         " finite: its predicted logits or boxes, or its targets, hold a NaN or an infinity"
                     )
                 times = of_stage(own_copies, stage) if copies is None else copies[stage, image, :count]
-                rows = np.repeat(np.arange(count), times)  # each object, as often as it is to get a query
-                chosen, queries = linear_sum_assignment(own[rows])
-                out[stage, image, queries] = rows[chosen]
+                objects, queries = self.pairs(own, times, later_stages=len(cost) - 1 - stage)
+                out[stage, image, queries] = objects
+
+    def pairs(self, cost: np.ndarray, times: int | np.ndarray, *, later_stages: int) -> tuple[np.ndarray, np.ndarray]:
+        """Solve one image at one stage; a matcher of another kind may decide otherwise.
+
+        Args:
+            cost: finite costs, [T, N].
+            times: how many queries each object is to get, one number or [T].
+            later_stages: number of stages after this one.
+
+        Returns:
+            Indices of objects, and of their queries, each [number of pairs].
+        """
+        return assign_queries(cost, times)
 
 
 def _blocks(outputs: StageOutputs, targets: PaddedTargets) -> list[tuple[slice, StageOutputs, PaddedTargets]]:

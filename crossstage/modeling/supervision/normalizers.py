@@ -26,9 +26,16 @@ class ObjectCount:
     Args:
         copies: how often an object counts, a number or one per stage (the last one for all later stages); for
             one-to-many matching the number of queries per object.
+
+    Raises:
+        ValueError: for a matcher's rule, whose numbers differ from object to object.
     """
 
     def __init__(self, *, copies: int | Sequence[int] = 1) -> None:
+        if callable(copies):
+            raise ValueError(
+                f"normalizer.copies is a {type(copies).__name__}: expected a number; 1 counts objects once"
+            )
         self.copies = copies
 
     def __call__(self, targets: PaddedTargets, assignment: Assignment) -> tuple[Tensor, Tensor]:

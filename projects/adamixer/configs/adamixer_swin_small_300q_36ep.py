@@ -10,4 +10,3 @@ model.backbone.update(get_config("common/recipes/mixer.py").swin)
 model.neck.in_channels = [96, 192, 384, 768]
 optimizer.params.update(get_config("common/recipes/mixer.py").swin_decay)
 train.output_dir = "./output/adamixer_swin_small_300q_36ep"
-train.checkpoint_names = None  # we do not know the parameter names of the released Swin

@@ -8,4 +8,3 @@ model.backbone.update(get_config("common/recipes/deqdet.py").swin_small)
 model.neck.in_channels = [96, 192, 384, 768]
 optimizer.params.update(get_config("common/recipes/deqdet.py").swin_factors)
 train.output_dir = "./output/deqdet_swin_small_64points_300q_24ep"
-train.checkpoint_names = None  # there is no table for the names of the released Swin

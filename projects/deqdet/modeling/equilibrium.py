@@ -18,9 +18,9 @@ import torch
 from crossstage.projects.deqdet.modeling.noise import BranchNoise, Perturbation
 from crossstage.projects.deqdet.modeling.solver import Advance, FixedPointIteration, relative_residual
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from crossstage.modeling.layer_seams import RefinementStep
+from crossstage.modeling.recompute import recomputed
 from crossstage.structures import Memory, Queries, StageOutputs
 
 
@@ -190,7 +190,7 @@ class EquilibriumDecoder(nn.Module):
                 state, logits = self.refinement(state, memory, queries.attention_mask)
             return state, logits
 
-        return checkpoint(applied, state, use_reentrant=False) if self.recompute else applied(state)
+        return recomputed(applied, state, when=self.recompute)
 
     def _outputs(self, stages: Sequence[_Stage], memory: Memory) -> StageOutputs:
         return StageOutputs(

@@ -54,6 +54,8 @@ class IndicatorDenoising(Denoising):
         max_objects: largest number of noised objects per image; if an image has more, they are chosen at random.
     """
 
+    reserved_channels = 1
+
     def __init__(
         self,
         num_classes: int,

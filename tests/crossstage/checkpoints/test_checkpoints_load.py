@@ -19,6 +19,7 @@ from crossstage.checkpoints.load import load_model, read_checkpoint
 from crossstage.checkpoints.save import Checkpointer
 from crossstage.errors import InputError
 from tests.crossstage.engine.engine_standin import TinyDetector
+from tests.mmengine_files import write_mmengine_file
 
 
 class Bomb:
@@ -83,6 +84,30 @@ def test_options_and_numpy_numbers_of_others_checkpoints_are_read(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}, "args": args, "ap": np.float64(42.0), "a": np.arange(3)}, file)
     read = read_checkpoint(file)
     assert read["args"].lr == 1e-4 and read["ap"] == 42.0 and read["a"].tolist() == [0, 1, 2]
+
+
+class MethodOf:
+    """Unpickles as a method of `owner`, which the file gets by `getattr`."""
+
+    def __init__(self, owner: type) -> None:
+        self.owner = owner
+
+    def __reduce__(self):
+        return getattr, (self.owner, "__init__")
+
+
+def test_logged_values_of_mmengine_become_empty_and_allow_nothing_else(tmp_path):
+    path, armed, weights = tmp_path / "epoch_12.pth", tmp_path / "armed", {"w": torch.ones(2)}
+    write_mmengine_file(path, weights)
+    read = read_checkpoint(path)
+    assert read["state_dict"]["w"].equal(weights["w"]) and read["meta"] == {"epoch": 12, "seed": 0}
+    logged = read["message_hub"]["log_scalars"]["train/loss"]
+    assert type(logged).__module__ == "crossstage.checkpoints.files" and vars(logged) == {}
+    for payload, name in ((Bomb(armed), f"{os.system.__module__}.system"), (MethodOf(OrderedDict), "getattr")):
+        write_mmengine_file(path, weights, payload=payload)
+        with pytest.raises(UnsafeFileError, match=rf"refused, it contains {name}, which"):
+            read_checkpoint(path)
+    assert not armed.exists()
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import layer_norm, unfold
 
 from crossstage.checkpoints.load import load_model
+from crossstage.checkpoints.mmdet_names import mmdet_mixer_names
 from crossstage.checkpoints.names import (
     NameTable,
     detectron2_resnet_rules,
@@ -131,8 +133,31 @@ def test_detrexs_swin_merges_the_same_neighbours(swin: TimmBackbone):
         torch.testing.assert_close(merging.downsample(tokens), detrex_merging(theirs, stage, tokens))
 
 
+def mmdet_merging(tokens: torch.Tensor, norm: nn.LayerNorm, reduction: nn.Linear) -> torch.Tensor:
+    """Patch merging of [B, H, W, C] by nn.Unfold, as mmdetection's Swin does it: [B, H/2, W/2, 2C]."""
+    merged = unfold(tokens.permute(0, 3, 1, 2), kernel_size=2, stride=2).transpose(1, 2)  # [B, H/2 * W/2, C * 4]
+    reduced = reduction(layer_norm(merged, merged.shape[-1:], norm.weight, norm.bias))
+    return reduced.unflatten(1, (tokens.shape[1] // 2, tokens.shape[2] // 2))
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", ""])  # the file of a backbone alone lacks it
+def test_mmdets_swin_merges_patches_in_another_order(swin: TimmBackbone, prefix: str):
+    norm, reduction, merging = nn.LayerNorm(48), nn.Linear(48, 24, bias=False), swin.body.layers_1.downsample
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    parts = nn.ModuleDict({"norm": norm, "reduction": reduction}).state_dict()
+    theirs = {f"{prefix}stages.0.downsample.{name}": tensor for name, tensor in parts.items()}
+    table = mmdet_mixer_names([])
+    ours = table.to_native(theirs)
+    merging.load_state_dict({name.removeprefix("backbone.body.layers_1.downsample."): t for name, t in ours.items()})
+    tokens = torch.randn(2, 4, 6, 12)
+    torch.testing.assert_close(merging(tokens), mmdet_merging(tokens, norm, reduction))
+    back = table.to_foreign(ours)
+    assert all(back[f"backbone.stages.0.downsample.{name}"].equal(tensor) for name, tensor in parts.items())
+
+
 def test_detrexs_swin_numbers_the_pairs_of_a_window_as_timms(swin: TimmBackbone):
-    """So the rows of the bias table mean the same, and what we write beside it is what its attention looks up."""
+    """So the rows of the bias table mean the same, and what we write with it is what its attention looks up."""
     table = NameTable(detrex_swin_rules(), derived=detrex_swin_derived())
     theirs = table.to_foreign({f"backbone.{name}": tensor for name, tensor in swin.state_dict().items()})
     pairs = theirs["backbone.layers.2.blocks.0.attn.relative_position_index"]

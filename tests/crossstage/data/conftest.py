@@ -1,4 +1,4 @@
-"""Small COCO-format folders, written anew for each test."""
+"""Small COCO-format folders, written for each test."""
 
 import json
 from collections.abc import Callable

@@ -83,7 +83,7 @@ def test_the_seed_changes_order_and_augmentation(dataset):
     for batch in first + second:
         for image_id, size in zip(batch.image_ids, batch.sizes, strict=True):
             sizes.setdefault(image_id, set()).add(size)
-    assert max(map(len, sizes.values())) > 2, "an image is augmented anew each time"
+    assert max(map(len, sizes.values())) > 2, "an image is augmented again each time"
 
 
 def test_the_seed_changes_what_happens_to_one_image(coco_folder):

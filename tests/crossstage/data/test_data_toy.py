@@ -109,7 +109,7 @@ def test_the_command_line_writes_once_and_then_does_nothing(tmp_path):
     assert "written" in first.stdout and "train: 3 images" in first.stderr
     assert generate.main(arguments(output, size=64)) == 0
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
-    assert [path.name for path in output.parent.iterdir()] == ["data"], "no partial folder is left behind"
+    assert [path.name for path in output.parent.iterdir()] == ["data"], "no partial folder is left"
 
 
 def test_a_folder_that_holds_something_else_is_never_changed(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Averages, random states and medians: what a checkpoint carries beside weights."""
+"""Averages, random states and medians: what a checkpoint holds in addition to weights."""
 
 import random
 

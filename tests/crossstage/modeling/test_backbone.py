@@ -1,14 +1,15 @@
-"""Backbones of other kinds than a ResNet's: any image size, one layout of the maps, norms behind them."""
+"""Backbones of other kinds than a ResNet's: any image size, one layout of the maps, norms after them."""
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crossstage.config import LazyCall as L
 from crossstage.config import instantiate
 from crossstage.errors import InputError
 from crossstage.layers.deform_conv import ModulatedDeformConv2d
-from crossstage.modeling.backbone import DeformableStages, FixedStatistics, TimmBackbone
+from crossstage.modeling.backbone import DeformableStages, FixedStatistics, OneKernelNorm2d, TimmBackbone
 
 SWIN = {"name": "swin_tiny_patch4_window7_224", "pretrained": False, "frozen_norm": False, "frozen_stages": 0}
 TINY = {"embed_dim": 12, "depths": (1, 2, 2, 2), "num_heads": (1, 2, 3, 4)}
@@ -114,7 +115,7 @@ def test_a_resnet_has_no_parameter_more_than_before():
 
 
 def test_resnext_101_with_deformable_convolutions_has_the_parameters_of_mmdets():
-    """ResNeXt-101-32x4d without its classifier, and 27 channels of offsets beside each 3x3 convolution in c3-c5."""
+    """ResNeXt-101-32x4d without its classifier, and 27 channels of offsets for each 3x3 convolution in c3-c5."""
     with torch.device("meta"):
         plain = TimmBackbone("resnext101_32x4d", pretrained=False)
         deformable = TimmBackbone("resnext101_32x4d", pretrained=False, edits=[DeformableStages()])
@@ -204,3 +205,21 @@ def test_a_frozen_resnet_without_pretraining_has_open_residual_branches():
     backbone = TimmBackbone("resnet18", strides=[8], pretrained=False, frozen_norm=True, options=options)
     backbone(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.bool))[0].sum().backward()
     assert backbone.body.layer2[0].conv1.weight.grad.abs().sum() > 0
+
+
+def test_a_frozen_norm_has_torchvisions_values_and_keeps_half_precision():
+    """torchvision's own turns bfloat16 into float32, and with it all features of the backbone."""
+    theirs = FrozenBatchNorm2d(6)
+    for constant in (theirs.weight, theirs.bias, theirs.running_mean, theirs.running_var):
+        constant.uniform_(0.5, 2)
+    ours, features = OneKernelNorm2d.like(theirs), torch.randn(2, 6, 3, 3, requires_grad=True)
+    assert ours.state_dict().keys() == theirs.state_dict().keys() and not list(ours.parameters())
+    slope = torch.randn_like(features)
+    found, expected = (
+        (norm(features), *torch.autograd.grad(norm(features), features, slope)) for norm in (ours, theirs)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    backbone = TimmBackbone("resnet18", pretrained=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = backbone(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 32, 32, dtype=torch.bool))
+    assert {level.dtype for level in maps} == {torch.bfloat16}

@@ -13,7 +13,8 @@ from tests.supervisions import NAMES, WEIGHTS, supervision
 
 def criterion(copies=1, *, group: str = "one_to_many", **changes) -> SetCriterion:
     """One group whose objects get `copies` queries each, and the matching group."""
-    many = {"matcher": HungarianMatcher(copies=copies), "normalizer": ObjectCount(copies=copies), **changes}
+    counted = 1 if callable(copies) else copies
+    many = {"matcher": HungarianMatcher(copies=copies), "normalizer": ObjectCount(copies=counted), **changes}
     others = {"matching": supervision()} if group != "matching" else {}
     return SetCriterion(groups={**others, group: supervision(names=NAMES[group], **many)})
 

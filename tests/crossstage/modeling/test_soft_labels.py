@@ -83,6 +83,34 @@ def test_a_positive_that_misses_its_object_stays_positive():
     assert labels.count_nonzero() == 1
 
 
+@pytest.mark.parametrize("first", [OwnStageLabels, CrossStageLabels])
+def test_labels_of_classes_that_no_match_gives_stay(first):
+    """Another rule's soft negatives; they once became tiny positives."""
+    targets = PaddedTargets.of(objects_of(4, 0, dtype=torch.float64))
+    outputs = near_objects(targets)
+
+    def soft_negatives(outputs, targets, assignment):
+        return replace(assignment, labels=torch.where(assignment.labels, 1.0, 0.25).double())
+
+    plain = assigned(outputs, targets, first(), OverlapTargets()).labels
+    softened = assigned(outputs, targets, first(), soft_negatives, OverlapTargets()).labels
+    given = assigned(outputs, targets, first()).labels
+    assert softened[given].equal(plain[given])
+    assert (softened[~given] == 0.25).all()
+
+
+def test_a_label_that_another_rule_took_away_does_not_come_back():
+    targets = PaddedTargets.of(objects_of(4, 2, dtype=torch.float64))
+    outputs = near_objects(targets)
+
+    def without_class_1(outputs, targets, assignment):
+        return replace(assignment, labels=assignment.labels & (torch.arange(8) != 1))
+
+    targets.labels[0, 0] = 1
+    labels = assigned(outputs, targets, OwnStageLabels(), without_class_1, OverlapTargets()).labels
+    assert (labels[..., 1] == 0).all()
+
+
 def test_overlap_targets_need_labels_to_change():
     with pytest.raises(ValueError, match="give a rule that sets them before it"):
         assigned(predictions(1, 1, 3), PaddedTargets.of(objects_of(2)), OverlapTargets())
@@ -139,6 +167,27 @@ def test_no_gradient_flows_through_the_weights_of_varifocal():
     VarifocalClassLoss()(logits, labels, normalizer=ONE).backward()
     p = logits.detach().sigmoid()
     torch.testing.assert_close(logits.grad, 0.75 * p**2 * p, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1.5])
+def test_the_gradient_of_varifocal_is_that_of_its_definition(gamma):
+    logits = 3 * torch.randn(2, 1, 3, 5, dtype=torch.float64).requires_grad_()
+    labels = torch.rand(2, 1, 3, 5, dtype=torch.float64) * (torch.rand(2, 1, 3, 5) < 0.4)
+    weights = torch.where(labels > 0, labels, 0.6 * logits.detach().sigmoid() ** gamma)
+    cost = F.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="none").flatten(1).sum(-1)
+    scale = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    found = VarifocalClassLoss(alpha=0.4, gamma=gamma)(logits, labels, normalizer=ONE)
+    ours, theirs = (torch.autograd.grad((scale * value).sum(), logits)[0] for value in (found, cost))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_varifocal_is_finite_for_certain_predictions():
+    logits = torch.tensor([[[[200.0, -200.0, 30.0, -30.0]]]], requires_grad=True)
+    for labels in (torch.zeros_like(logits), torch.ones_like(logits)):
+        loss = VarifocalClassLoss()(logits, labels, normalizer=torch.tensor(1.0))
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
 
 
 def test_varifocal_of_hard_targets_without_gamma_is_weighted_cross_entropy():

@@ -1,7 +1,9 @@
 """DEQDet's configs: numbers of parameters, the optimizer's groups, and the names of released checkpoints."""
 
+import logging
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ from crossstage.projects.deqdet.checkpoint import mmdet_deqdet_names
 from omegaconf import DictConfig
 from torch import nn
 
+from crossstage.checkpoints.load import load_model
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
 from tests.golden.folder import GoldenFolder
+from tests.mmengine_files import write_mmengine_file
 from tests.tiny_models import ROOT
 
 CONFIGS = ROOT / "projects/deqdet/configs"
@@ -100,8 +104,24 @@ def test_every_name_of_the_reference_is_one_of_ours_and_back(folder: str, config
     assert {native: table.foreign_names(native) for native in mapped} == {n: [name] for n, name in mapped.items()}
 
 
-def test_what_the_released_files_hold_of_another_class_is_left_out():
-    table = mmdet_deqdet_names()
-    assert table.is_left_out("roi_head.bbox_head.1.instance_interactive_conv.dynamic_layer.weight")
-    assert table.is_left_out("roi_head.bbox_head.0.instance_interactive_conv_norm.bias")
-    assert not table.is_left_out("roi_head.bbox_head.0.ffn_norm.bias")
+PARENT = "roi_head.bbox_head.{}.instance_interactive_conv"  # of the parent class there, which nothing calls
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.parametrize(
+    ("name", "derived"),
+    [("deqdet_r50_64points_300q_24ep", 0), ("deqdet_swin_small_64points_300q_24ep", 24)],  # the pairs of each window
+)
+def test_a_file_like_the_released_ones_loads_with_nothing_left_over(name, derived, tmp_path: Path, caplog):
+    """Its tensors are views of one number, so that the file is small."""
+    model, table = on_meta(name), instantiate(config_of(name).train.checkpoint_names)
+    shapes = {key: tensor.shape for key, tensor in table.to_foreign(model.state_dict()).items()}
+    shapes |= {f"{PARENT.format(i)}{rest}": (3, 2) for i in (0, 1) for rest in (".dynamic_layer.weight", "_norm.bias")}
+    path = tmp_path / "epoch_24.pth"
+    write_mmengine_file(path, {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()})
+    with caplog.at_level(logging.INFO, "crossstage.checkpoints"):
+        load_model(model, path, names=table)  # an InputError if anything else is missing or unexpected
+    assert f"{4 + derived} tensors have no counterpart here" in caplog.text
+    assert table.is_left_out(f"{PARENT.format(1)}.norm.weight") and not table.is_left_out(
+        "roi_head.bbox_head.0.iof_tau"
+    )

@@ -34,7 +34,7 @@ def test_training_returns_the_supervised_predictions_in_the_order_of_their_depth
         found = detector.decoder(queries, memory)
         every, _ = detector.decoder.trace(queries, memory, 12)
     assert found.names == ("init", "init1", "init2", "iter1", "iter4", "iter9")
-    depths = [0, 1, 2, 1 + 3, 4 + 3, 9 + 3]  # applications behind the initial step
+    depths = [0, 1, 2, 1 + 3, 4 + 3, 9 + 3]  # applications after the initial step
     torch.testing.assert_close(found.logits, every.logits[depths], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.boxes, every.boxes[depths], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.states, every.states[depths], rtol=1e-9, atol=1e-9)

@@ -42,7 +42,7 @@ def samples_of(layer: CascadeMixing) -> tuple[Tensor, Tensor]:
 
 
 def run(layers: nn.ModuleList) -> tuple[list[Tensor], list[tuple[Filters, ...]]]:
-    """Contents and banks behind each stage; every stage has inputs of its own."""
+    """Contents and banks after each stage; every stage has its own inputs."""
     contents, banks = [], [()]
     for layer in layers:
         content, bank = layer(*samples_of(layer), banks[-1])
