@@ -6,7 +6,7 @@ later. All random numbers come from torch's default generator, so that one seed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -19,18 +19,6 @@ from crossstage.errors import InputError
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 LIMIT = 1333  # of the long edge, for a short edge of 800
 EMPTY_BELOW = 1e-5  # pixels; a crop removes boxes of which less than this is left
-
-
-class Compose:
-    """Several transforms, one after the other."""
-
-    def __init__(self, transforms: Sequence[Callable[[Sample], Sample]]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, sample: Sample) -> Sample:
-        for apply in self.transforms:
-            sample = apply(sample)
-        return sample
 
 
 class Resize:

@@ -3,9 +3,11 @@
 Images of other data that are larger than 512 pixels are shrunk, because these configs are for the CPU.
 """
 
+from torchvision.transforms.v2 import Compose
+
 from crossstage.config import LazyCall as L
 from crossstage.config import get_config
-from crossstage.data.transforms import Compose, RandomFlip, Resize
+from crossstage.data.transforms import RandomFlip, Resize
 
 dataloader = get_config("common/data/coco.py").dataloader
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from torchvision.transforms.v2 import Compose
 
 from crossstage.data.batch import Sample, bounding_boxes
 from crossstage.data.transforms import (
     SHORT_EDGES,
-    Compose,
     DetrAugmentation,
     RandomFlip,
     Resize,
@@ -172,7 +172,7 @@ def test_resize_by_one_value(sample, arguments, size):
     assert Resize(**arguments)(sample).size == size
 
 
-def test_compose_applies_one_after_the_other(sample):
+def test_torchvisions_compose_applies_one_after_the_other(sample):
     both = Compose([RandomFlip(1.0), Resize(75, None)])(sample)
     assert both.size == (75, 100) and both.boxes[0].tolist() == [55, 15, 90, 35]
 
