@@ -94,6 +94,26 @@ def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return {name: statistics.median(measured[1:]) for name, measured in times.items()}
 
 
+def saved_bytes(forward: Callable[[], object], *given: Tensor) -> int:
+    """Bytes of the tensors that autograd keeps from a forward pass for its backward pass.
+
+    Each storage counts once; those of the `given` tensors, parameters and inputs, do not count. Of what is computed
+    again in the backward pass nothing counts.
+    """
+    storages: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = forward()
+    for tensor in given:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    del outputs  # until here the graph, and so every address, is in use
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
 def max_difference(first: Tensor, second: Tensor) -> float:
     """Largest absolute difference; infinite where the shapes differ."""
     if first.shape != second.shape:

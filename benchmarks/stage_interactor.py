@@ -12,25 +12,20 @@ import contextlib
 import ctypes
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from fvcore.nn import FlopCountAnalysis
-from omegaconf import DictConfig
-from torch import Tensor, nn
 
 from benchmarks import mixing_cost, pyramid_sampling, training_step
 from benchmarks.attention import kilobytes
-from benchmarks.detectors import BASELINE, OURS, QUICK_SIZES, image_batch, model_node, row
+from benchmarks.detectors import BASELINE, OURS, QUICK_SIZES, DecoderOnPyramid, image_batch, model_node, row
 from benchmarks.measure import Comparison, Setting, Target, interleaved
 from benchmarks.mixing_cost import CHANNELS, EXTRAS, GENERATION, OUTPUT, POINTS, SAMPLING, STATIC, StageSizes
-from benchmarks.pyramid_sampling import IMAGE, QUICK_IMAGE, STRIDES
+from benchmarks.pyramid_sampling import IMAGE, QUICK_IMAGE
 from crossstage.config import instantiate
 from crossstage.evaluation.cost import HANDLES
-from crossstage.modeling.encoders.tokens import unpadded_memory
-from crossstage.structures import Levels
 
 PARTS = {
     ".sampler": SAMPLING,
@@ -65,29 +60,11 @@ def stage_sizes(name: str, *, quick: bool) -> list[StageSizes]:
     return mixing_cost.stage_interactor_stages(**sizes, **({"anchors": (3, 2), "details": 2} if quick else {}))
 
 
-class _Decoder(nn.Module):
-    """Queries and decoder of a detector, on a pyramid of random features of one image."""
-
-    def __init__(self, node: DictConfig, image: tuple[int, int]) -> None:
-        super().__init__()
-        self.queries, self.decoder = instantiate(node.queries), instantiate(node.decoder)
-        shapes = [(image[0] // stride, image[1] // stride) for stride in STRIDES]
-        tokens = torch.randn(1, sum(h * w for h, w in shapes), node.embed_dim).requires_grad_()
-        sizes = torch.tensor([[float(image[1]), float(image[0])]])
-        self.memory = replace(unpadded_memory(tokens, Levels.of(shapes, tokens)), image_sizes=sizes)
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens: [1, M, C] -> logits [S, 1, N, K] and boxes."""
-        memory = replace(self.memory, tokens=tokens)
-        outputs = self.decoder(self.queries(memory), memory)
-        return outputs.logits, outputs.boxes
-
-
 def counted(name: str, *, quick: bool) -> tuple[dict[str, float], dict[str, int]]:
     """Multiply-adds of a query, as fvcore counts them, and parameters, as the modules hold them, by part."""
     node = model_node(name, quick=quick)
     node.queries.source.num_queries = 2
-    decoder = _Decoder(node, QUICK_IMAGE)
+    decoder = DecoderOnPyramid(node, QUICK_IMAGE)
     with torch.no_grad():
         analysis = FlopCountAnalysis(decoder, decoder.memory.tokens.detach())
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -130,12 +107,12 @@ def _times(setting: Setting) -> list[Comparison]:
     """The decoders on one image, features given; the whole detectors on one image, as the papers measure them."""
     image = QUICK_IMAGE if setting.quick else IMAGE
     names = (BASELINE, OURS)
-    decoders = {name: _Decoder(model_node(name, quick=setting.quick), image) for name in names}
+    decoders = {name: DecoderOnPyramid(model_node(name, quick=setting.quick), image) for name in names}
 
-    def forward(decoder: _Decoder) -> Callable[[], object]:
+    def forward(decoder: DecoderOnPyramid) -> Callable[[], object]:
         return torch.no_grad()(lambda: decoder(decoder.memory.tokens))
 
-    def both(decoder: _Decoder) -> Callable[[], object]:
+    def both(decoder: DecoderOnPyramid) -> Callable[[], object]:
         return lambda: sum(part.sum() for part in decoder(decoder.memory.tokens)).backward()
 
     rows = []

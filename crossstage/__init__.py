@@ -11,6 +11,7 @@
 - `engine`: training runs
 - `evaluation`: COCO's metrics and the cost of a model
 - `fonts`: fonts for texts in any script
+- `inspection`: figures of what a trained detector does
 - `visualize`: pictures of boxes
 - `reproduction`: the papers' tables as runs
 - `interop`: detectron2's data and training loops

@@ -106,7 +106,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
         _frame(draw, corners, line, class_colour(box.label))
     taken: list[Rectangle] = []
     for box, corners, font in reversed(list(zip(boxes, scaled, fonts, strict=True))):  # the best one chooses first
-        taken.append(_place(_tag_size(font, box.text), corners, picture.size, taken))
+        taken.append(place_tag(_tag_size(font, box.text), corners, picture.size, taken))
     for box, tag, font in zip(boxes, reversed(taken), fonts, strict=True):
         _write(draw, tag, box.text, font, class_colour(box.label))
     return picture
@@ -224,12 +224,21 @@ def _tag_size(font: Font, text: str) -> tuple[float, float]:
     return right - left + 6, max(bottom - top, letters[3] - letters[1]) + 5
 
 
-def _place(
+def place_tag(
     tag: tuple[float, float], corners: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
     """The place of a tag: the corner of its box where it covers the least of the tags before it.
 
     In order of preference: above the box, inside at the top, below, inside at the bottom; left before right.
+
+    Args:
+        tag: its width and height, in pixels.
+        corners: of the box.
+        size: of the picture.
+        taken: the places of the tags before it.
+
+    Returns:
+        The tag's rectangle, inside the picture.
     """
     width, height = tag
     x0, y0, x1, y1 = corners

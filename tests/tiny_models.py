@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from crossstage.config import LazyCall as L
-from crossstage.config import LazyConfig, instantiate
+from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.modeling.detector import Detector
 from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.structures import ImageBatch, Memory, PaddedTargets, Queries
@@ -116,11 +116,11 @@ def _distinct(nodes: dict[str, DictConfig]) -> dict[str, DictConfig]:
 
 @cache
 def random_detector(name: str) -> Detector:
-    """One of `models()` with random parameters in float64, built once for all tests: they must leave it as it is.
+    """The tiny model of a config with random parameters in float64, built once: tests must leave it as it is.
 
     Nothing in it is switched off by a value that starts at zero.
     """
-    return randomised(models()[name])
+    return randomised(tiny(LazyConfig.load(find_config(name)).model))
 
 
 def randomised(node: DictConfig) -> Detector:

@@ -10,6 +10,9 @@ the arguments, so that `--help` does not need to import torch.
 - `prediction`: draw what a detector finds in images
 - `thresholds`: the least score of a detection, for all classes or by class
 - `picture_files`: the images that a command is given, and the pictures that it writes
+- `inspect`: the command line of `inspection`
+- `inspection`: opens a detector and its data for `crossstage.inspection`
+- `image_choice`: the images that `inspection` looks at
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters
 - `data`: the command line of `data_check`, `data_convert` and `data_split`
@@ -33,6 +36,7 @@ COMMANDS = {
     "train": "train a detector from its config, or continue after an interruption",
     "evaluate": "measure a checkpoint on the config's test set",
     "predict": "draw what a detector finds in images",
+    "inspect": "show what a trained detector does: steps, queries, assignments, sampling points, features",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
     "data": "check a data set before training, convert it from YOLO or VOC, or divide it",
     "reproduce": "run the rows of a paper's table and report them next to its figures",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from crossstage.errors import InputError
 
@@ -29,6 +30,23 @@ def add_config_file(parser: argparse.ArgumentParser) -> None:
     """Add --config-file, which every command that builds a model has."""
     says = "a config: its short name (crossstage configs list), a .py file, or a run's config.yaml"
     parser.add_argument("--config-file", required=True, metavar="F", help=says)
+
+
+def without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides out of a command line, so that they may follow a flag with several values.
+
+    A key=value is an override, unless it is the name of a file or the first value of a flag.
+
+    Returns:
+        The other arguments, and the overrides.
+    """
+    others: list[str] = []
+    overrides: list[str] = []
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        is_value = text.startswith("-") or (before.startswith("--") and "=" not in before)
+        is_override = "=" in text and not is_value and not os.path.exists(text) and not glob.glob(text)
+        (overrides if is_override else others).append(text)
+    return others, overrides
 
 
 def exit_status(work: Callable[[], object]) -> int:

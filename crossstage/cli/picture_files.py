@@ -17,11 +17,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHEET_FILE = "contact_sheet.png"
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
+def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
     """Find the image files.
 
     Args:
         inputs: files, folders and globs.
+        flag: the argument that they were given with, for messages.
 
     Returns:
         Each file once; those of a folder or glob are sorted by name.
@@ -39,13 +40,13 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             matches = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not matches:
             raise InputError(
-                f"--input {text}: no images matched; expected an image file, a folder with images "
+                f"{flag} {text}: no images matched; expected an image file, a folder with images "
                 f"({', '.join(IMAGE_SUFFIXES)}) or a quoted glob such as 'folder/*.jpg'"
             )
         for file in matches:
             files.setdefault(os.path.realpath(file), file)
     if not files:
-        raise InputError("--input: no images given; expected image files, folders or globs")
+        raise InputError(f"{flag}: no images given; expected image files, folders or globs")
     return list(files.values())
 
 

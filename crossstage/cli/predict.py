@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import glob
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from crossstage.cli.command_line import add_config_file, exit_status, new_parser
+from crossstage.cli.command_line import add_config_file, exit_status, new_parser, without_overrides
 
 EXAMPLES = """examples:
   %(prog)s --config-file dino_toy --weights output/model_final.pth \\
@@ -36,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> 
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
-    """Read the command line. A key=value after --input is an override, unless it is the name of a file."""
+    """Read the command line. A key=value is an override, also after --input, unless it is a file."""
     parser = new_parser("Draw what a detector finds in images.", EXAMPLES, prog)
     add_config_file(parser)
     parser.add_argument("--weights", required=True, metavar="W", help="a checkpoint: .pth, .safetensors, .pkl")
@@ -50,8 +48,7 @@ def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.
     parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="images per batch (default: 1)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config")
-    args = parser.parse_intermixed_args(arguments)
-    overrides = [text for text in args.input if "=" in text and not os.path.exists(text) and not glob.glob(text)]
-    args.input = [text for text in args.input if text not in overrides]
+    given, overrides = without_overrides(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_intermixed_args(given)
     args.opts = [*args.opts, *overrides]
     return args

@@ -107,17 +107,31 @@ class MultiScaleDeformableAttention(nn.Module):
         """
         attending = query if position is None else query + position
         values = self.value_proj(memory.tokens).masked_fill(memory.mask[..., None], 0)
-        shape = (*attending.shape[:2], self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(attending).view(*shape, 2)
-        logits = self.attention_weights(attending).view(*shape[:3], -1)
+        locations, weights = self.samples(attending, references=references, levels=memory.levels)
         with torch.autocast(query.device.type, enabled=False):
-            dtype = references.dtype
-            locations = sampling_locations(references, offsets.to(dtype), memory.levels)
-            weights = logits.to(dtype).softmax(dim=-1).view(shape)
             values = values.unflatten(-1, (self.num_heads, -1))
             sampled = deformable_sampling(values, memory.levels, locations=locations, weights=weights)
         output = self.output_proj(sampled)
         return (query if identity is None else identity) + self.dropout(output)
+
+    def samples(self, attending: Tensor, *, references: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """Where the queries look, and how much each sample counts.
+
+        Args:
+            attending: the queries with their positions, [B, N, C].
+            references: [B, N, L, 2] or [B, N, L, 4], as in `forward`.
+            levels: sizes of the levels.
+
+        Returns:
+            Locations [B, N, H, L, P, 2], (x, y) in [0, 1] of each padded level, and weights [B, N, H, L, P], which sum
+            to 1 over L and P.
+        """
+        shape = (*attending.shape[:2], self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(attending).view(*shape, 2)
+        logits = self.attention_weights(attending).view(*shape[:3], -1)
+        with torch.autocast(attending.device.type, enabled=False):
+            locations = sampling_locations(references, offsets.to(references.dtype), levels)
+            return locations, logits.to(references.dtype).softmax(dim=-1).view(shape)
 
 
 def sampling_locations(references: Tensor, offsets: Tensor, levels: Levels) -> Tensor:

@@ -11,6 +11,7 @@ from crossstage.structures import (
     GroupOutputs,
     ImageBatch,
     Losses,
+    Memory,
     PaddedTargets,
     Queries,
     StageOutputs,
@@ -76,14 +77,18 @@ class Detector(nn.Module):
 
     def decode(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, StageOutputs]:
         """From images to the predictions of all queries at every stage."""
+        queries, memory = self.encode(batch, targets)
+        return queries, self.decoder(queries, memory)
+
+    def encode(self, batch: ImageBatch, targets: PaddedTargets | None = None) -> tuple[Queries, Memory]:
+        """From images to what the decoder is given."""
         mask = batch.mask
         if self.eval_ignores_padding and not self.training:
             mask = torch.zeros_like(mask)
         maps = self.backbone(batch.pixels, batch.mask)
         pyramid = self.neck(maps, mask)
         memory = self.encoder(pyramid)
-        queries = self.queries(memory, targets)
-        return queries, self.decoder(queries, memory)
+        return self.queries(memory, targets), memory
 
 
 def split_groups(queries: Queries, stages: StageOutputs) -> list[GroupOutputs]:

@@ -13,6 +13,13 @@ from crossstage.config.names import suggestion
 from crossstage.errors import InputError
 
 
+def paper_figures(paper: str) -> dict[str, Any]:
+    """All figures that a paper published, as lists of rows by table, such as "table_2", from paper_figures.json."""
+    path = Path(__file__).with_name("paper_figures.json")
+    papers: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return papers[paper]
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a table.
@@ -65,8 +72,7 @@ class Table:
         """The paper's figures for a row by their names, such as AP; empty if there are none."""
         if not row.figure:
             return {}
-        path = Path(__file__).with_name("paper_figures.json")
-        tables = json.loads(path.read_text(encoding="utf-8"))[self.paper]
+        tables = paper_figures(self.paper)
         found = tables[f"table_{self.name}"]
         if instead := found[0].get("use_instead"):  # a table of the supplementary that corrects this one
             found = tables["supplementary"][instead.removeprefix("supplementary.")]

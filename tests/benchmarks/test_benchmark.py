@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.measure import saved_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "benchmark | case | baseline | theirs | ours | ratio | target | met | max difference | agree"
@@ -23,6 +27,7 @@ PROMISED = {
     "focal": (1, {"usual dense"}),
     "attention": (5, {"grid_sample per level"}),
     "stage_interactor": (28, {"closed form", "generation of these filters", "AdaMixer", "grid_sample per level"}),
+    "deqdet": (21, {"AdaMixer"}),
     "evaluation": (1, {"pycocotools"}),
     "loader": (2, {"PIL, float, normalised", "PIL, uint8"}),
 }
@@ -111,3 +116,14 @@ def test_generating_filters_over_channels_costs_eight_times_mixing_with_them(mix
     sizes = mixing_cost.adamixer_stages()[0]
     mixing = mixing_cost.stage_cost(sizes)[mixing_cost.CHANNELS].multiply_adds
     assert mixing_cost.channel_filters(sizes).multiply_adds == 8 * mixing
+
+
+def test_what_autograd_keeps_counts_once_and_without_what_was_given():
+    given = torch.randn(10, dtype=torch.float64, requires_grad=True)  # 80 bytes
+
+    def kept(*excluded: torch.Tensor) -> int:
+        return saved_bytes(lambda: given.exp() * given, *excluded)
+
+    assert kept() == 160 and kept(given) == 80, "the result of exp is kept by exp and by the product"
+    again = saved_bytes(lambda: checkpoint(lambda x: (x.exp() * x).sin(), given, use_reentrant=False), given)
+    assert again == 0

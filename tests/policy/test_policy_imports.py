@@ -31,10 +31,12 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "engine": {*FLOOR, "config", "checkpoints", "data", "evaluation", "processes", "random_state"},
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
     "reproduction": {*FLOOR, "config", "checkpoints", "engine"},
+    "inspection": {*FLOOR, "layers", "data", "modeling", "evaluation", "engine", "visualize"},
     "__main__.py": {"cli"},
     "cli": {
         *FLOOR,
         *("config", "data", "checkpoints", "modeling", "visualize", "evaluation", "engine", "reproduction"),
+        "inspection",
     },
 }
 

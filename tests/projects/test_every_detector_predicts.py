@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from crossstage.projects.deqdet.modeling.steps import DeformableStep
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
@@ -73,8 +74,9 @@ def blind_to_padding(node: DictConfig) -> Detector:
             module.norm = nn.Identity()
         if isinstance(module, nn.Conv2d):
             module.bias.data.zero_()
-    if isinstance(detector.decoder, DeformableDecoder) and detector.decoder.query_positions is not None:
-        detector.decoder.query_positions = NoPositions()
+    for module in detector.decoder.modules():
+        if isinstance(module, DeformableDecoder | DeformableStep) and module.query_positions is not None:
+            module.query_positions = NoPositions()
     return detector
 
 

@@ -204,13 +204,8 @@ def refine(
     return BoxState(content, moved), logits, bank
 
 
-def first_state(queries: Queries, memory: Memory, *, least_side: float = 0.0) -> BoxState:
-    """The state before the first refinement step.
-
-    Args:
-        queries: content [B, N, C] and boxes [B, N, 4], without gradient.
-        memory: its image sizes give the boxes in pixels.
-        least_side: pixels added to the sides of the boxes before their logarithm; the corners stay those of the boxes.
+def first_boxes(queries: Queries) -> Tensor:
+    """The boxes [B, N, 4] of queries for a decoder whose first step detaches them.
 
     Raises:
         ValueError: if the references are points, or learned: the first step would detach them.
@@ -226,6 +221,21 @@ def first_state(queries: Queries, memory: Memory, *, least_side: float = 0.0) ->
             "Queries.references require gradients, but this decoder detaches boxes before each step: learned boxes "
             "would never change. Use a query source whose boxes are not learned, for example BoxQueries"
         )
+    return references
+
+
+def first_state(queries: Queries, memory: Memory, *, least_side: float = 0.0) -> BoxState:
+    """The state before the first refinement step.
+
+    Args:
+        queries: content [B, N, C] and boxes [B, N, 4], without gradient.
+        memory: its image sizes give the boxes in pixels.
+        least_side: pixels added to the sides of the boxes before their logarithm; the corners stay those of the boxes.
+
+    Raises:
+        ValueError: if the references are points, or learned (`first_boxes`).
+    """
+    references = first_boxes(queries)
     vectors = to_position_vectors(references, memory.image_sizes, least_side=least_side)
     corners = cxcywh_to_xyxy(references) * memory.image_sizes.repeat(1, 2)[:, None] if least_side else None
     return BoxState(queries.content, vectors, corners)

@@ -71,9 +71,12 @@ class PointSampler(nn.Module):
 
     def forward(self, content: Tensor, vectors: Tensor, memory: Memory) -> Tensor:
         """content: [B, N, C], vectors (x, y, z, r): [B, N, 4] -> features [B, N, G, P, C / G]."""
+        return sample_pyramid(memory, self.points(content, vectors), strides=self.strides, centres=self.centres)
+
+    def points(self, content: Tensor, vectors: Tensor) -> Tensor:
+        """Where the queries look, (x, y) in pixels and z: content [B, N, C], vectors [B, N, 4] -> [B, N, G, P, 3]."""
         offsets = self.offsets(content).to(vectors.dtype).unflatten(-1, (self.num_groups, self.num_points, 3))
-        points = offset_points(vectors, offsets)
-        return sample_pyramid(memory, points, strides=self.strides, centres=self.centres)
+        return offset_points(vectors, offsets)
 
 
 def scale_centres(strides: Sequence[int], finest: float | None) -> Tensor:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from crossstage.projects.deqdet.modeling.noise import BranchNoise, Perturbation
-from crossstage.projects.deqdet.modeling.solver import Advance, FixedPointIteration, relative_residual
+from crossstage.projects.deqdet.modeling.solver import Advance, Application, FixedPointIteration, Solver
 from torch import Tensor, nn
 
+from crossstage.errors import InputError
 from crossstage.modeling.layer_seams import RefinementStep
 from crossstage.modeling.recompute import recomputed
 from crossstage.structures import Memory, Queries, StageOutputs
@@ -45,7 +45,7 @@ class EquilibriumDecoder(nn.Module):
         extra_supervised: supervised applications after the initial step, with gradient through all of them.
         gradient_steps: applications with gradient of each branch, of which the last is supervised.
         solver: how the fixed point is approached; None: FixedPointIteration.
-        perturbation: noise before each step of the way; None: no noise.
+        perturbation: noise before each step of the way in training; None: no noise. It needs FixedPointIteration.
         branch_noise: noise on the branches alone.
         recompute: compute the branches again in the backward pass, so that memory depends neither on `steps` nor on
             the number of branches.
@@ -64,7 +64,7 @@ class EquilibriumDecoder(nn.Module):
         supervised: Sequence[int] = (1, 3, 6, 9, 12, 20),
         extra_supervised: int = 2,
         gradient_steps: int = 2,
-        solver: FixedPointIteration | None = None,
+        solver: Solver | None = None,
         perturbation: Perturbation | None = None,
         branch_noise: BranchNoise | None = None,
         recompute: bool = True,
@@ -73,7 +73,7 @@ class EquilibriumDecoder(nn.Module):
         self.initial, self.refinement = initial, refinement
         self.steps, self.eval_steps, self.supervised = steps, eval_steps, tuple(supervised)
         self.extra_supervised, self.gradient_steps = extra_supervised, gradient_steps
-        self.solver = FixedPointIteration() if solver is None else solver
+        self.solver: Solver = FixedPointIteration() if solver is None else solver
         self.perturbation, self.branch_noise, self.recompute = perturbation, branch_noise, recompute
         self._check()
 
@@ -109,10 +109,13 @@ class EquilibriumDecoder(nn.Module):
             In training all supervised predictions in the order of their depth: of the initial step, of the
             `extra_supervised` steps after it, and of the branch of each number in `supervised`; named init, init1, ...,
             iter1, .... In evaluation the last prediction alone.
+
+        Raises:
+            InputError: in training with noise, if the solver combines results of several steps.
         """
         if self.training:
             return self._outputs(self._supervised_stages(queries, memory), memory)
-        *_, last = self._way(queries, memory, self.applications)
+        *_, (last, _) = self._way(queries, memory, self.applications)
         return self._outputs([last], memory)
 
     def trace(self, queries: Queries, memory: Memory, steps: int) -> tuple[StageOutputs, Tensor]:
@@ -121,29 +124,33 @@ class EquilibriumDecoder(nn.Module):
         Returns:
             Stages named init, iter1, ..., and the relative residuals of the `steps` applications, [steps, B].
         """
-        stages = list(self._way(queries, memory, steps))
-        states = [stage.state for stage in stages]
-        if self.initial is None:
-            states = [self.refinement.start(queries, memory), *states]
-        residuals = [relative_residual(before, after) for before, after in pairwise(states)]
+        stages, applications = zip(*self._way(queries, memory, steps), strict=True)
+        residuals = [application.residual() for application in applications if application is not None]
         return self._outputs(stages, memory), torch.stack(residuals)
 
-    def _way(self, queries: Queries, memory: Memory, steps: int) -> Iterator[_Stage]:
-        """Yield the predictions of the initial step and of each application, without noise."""
+    def _way(self, queries: Queries, memory: Memory, steps: int) -> Iterator[tuple[_Stage, Application | None]]:
+        """Yield the predictions of the initial step (with None) and of each application, without noise."""
         start = self.refinement.start(queries, memory)
         if self.initial is not None:
             first = _initial_stage(self.initial, queries, memory)
             start = first.state
-            yield first
+            yield first, None
 
         def advance(state: Any, index: int) -> tuple[Any, Tensor]:
             return self.refinement(state, memory, queries.attention_mask)
 
-        for index, (state, logits) in enumerate(self.solver(advance, start, steps=steps), 1):
-            yield _Stage(f"iter{index}", state, logits)
+        for index, application in enumerate(self.solver(advance, start, steps=steps), 1):
+            yield _Stage(f"iter{index}", application.state, application.logits), application
 
     def _supervised_stages(self, queries: Queries, memory: Memory) -> list[_Stage]:
         """The chain with gradient, then the branches of the way to the fixed point."""
+        if self.steps and self.perturbation is not None and not self.solver.takes_noise:
+            raise InputError(
+                "model.decoder.perturbation: noise before each step needs a solver that starts each step from the last "
+                f"result alone, but {type(self.solver).__name__} combines several results, and takes their differences "
+                "for those of the contents. Use FixedPointIteration in training (evaluation may use either), or set "
+                "model.decoder.perturbation=null"
+            )
         stages: list[_Stage] = []
         state = self.refinement.start(queries, memory)
         if self.initial is not None:
@@ -153,12 +160,10 @@ class EquilibriumDecoder(nn.Module):
         for number in range(1, self.extra_supervised + 1):
             state, logits = self.refinement(state, memory, queries.attention_mask)
             stages.append(_Stage(f"init{number}", state, logits))
-        before = first
-        for index, (state, _) in enumerate(self.solver(self._noisy(queries, memory), first, steps=self.steps), 1):
+        for index, application in enumerate(self.solver(self._noisy(queries, memory), first, steps=self.steps), 1):
             if index in self.supervised:
-                start = self._branch_start(before, state, index, queries, memory)
+                start = self._branch_start(application, index, queries, memory)
                 stages.append(_Stage(f"iter{index}", *self._branch(start, queries, memory)))
-            before = state
         return stages
 
     def _noisy(self, queries: Queries, memory: Memory) -> Advance:
@@ -173,13 +178,13 @@ class EquilibriumDecoder(nn.Module):
         return advance
 
     @torch.no_grad()
-    def _branch_start(self, before: Any, state: Any, index: int, queries: Queries, memory: Memory) -> Any:
-        """The state after step `index`, with noise if only branches have it. before: the state before that step."""
+    def _branch_start(self, application: Application, index: int, queries: Queries, memory: Memory) -> Any:
+        """The state after step `index`, with noise if only branches have it."""
         if self.branch_noise is None:
-            return state
+            return application.state
         if self.branch_noise.steps_before == 0:
-            return self.branch_noise.perturbation(state, index, self.refinement)
-        state = self.branch_noise.perturbation(before, index, self.refinement)
+            return self.branch_noise.perturbation(application.state, index, self.refinement)
+        state = self.branch_noise.perturbation(application.start, index, self.refinement)
         return self.refinement(state, memory, queries.attention_mask)[0]
 
     def _branch(self, state: Any, queries: Queries, memory: Memory) -> tuple[Any, Tensor]:

@@ -74,8 +74,11 @@ class GroupedSampler(nn.Module):
         Returns:
             [B, N, G, A * K, C / G]; the details of an anchor are adjacent.
         """
-        points = offset_points(vectors, self.offsets(content).to(vectors.dtype))
-        return sample_pyramid(memory, points, strides=self.strides, centres=self.centres)
+        return sample_pyramid(memory, self.points(content, vectors), strides=self.strides, centres=self.centres)
+
+    def points(self, content: Tensor, vectors: Tensor) -> Tensor:
+        """Where the queries look, (x, y) in pixels and z: content [B, N, C], vectors [B, N, 4] -> [B, N, G, P, 3]."""
+        return offset_points(vectors, self.offsets(content).to(vectors.dtype))
 
     def offsets(self, content: Tensor) -> Tensor:
         """Offsets from the box's centre, in units of its sides and of levels: [B, N, C] -> [B, N, G, A * K, 3]."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossstage.cli import COMMANDS, main
+from crossstage.cli.inspect import TOOLS
 from crossstage.cli.train import OVERRIDES
 from crossstage.config import LazyConfig, find_config
 from crossstage.config.find import experiments
@@ -28,7 +29,10 @@ print(sorted({"torch", "numpy", "rich", "scipy"} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "configs list", "configs show", "configs copy"])
+@pytest.mark.parametrize(
+    "command",
+    ["", *COMMANDS, "configs list", "configs show", "configs copy", *(f"inspect {tool}" for tool in TOOLS)],
+)
 def test_help_answers_within_a_second_and_without_torch(command: str):
     times = []
     for _ in range(3):  # the fastest counts: other processes share the machine

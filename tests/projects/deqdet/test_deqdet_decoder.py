@@ -1,22 +1,18 @@
 """The equilibrium decoder: which predictions it returns, when it stops, and what it refuses."""
 
 import copy
-from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from crossstage.projects.deqdet.modeling.equilibrium import EquilibriumDecoder
-from crossstage.projects.deqdet.modeling.solver import FixedPointIteration, relative_residual
 from crossstage.projects.deqdet.modeling.steps import MixerStep
 from crossstage.projects.stage_interactor.modeling.mixing import CascadeMixing
 from torch import nn
 
-from crossstage.modeling.decoders.mixer import BoxState
 from crossstage.structures import Memory, PaddedTargets, Queries
 from csla import CrossStageLabels
 from tests.projects.deqdet.small import detector_of
-from tests.random_scenes import alone, image_batch
+from tests.random_scenes import image_batch
 from tests.tiny_models import decoder_inputs
 
 NO_NOISE = {"perturbation": None}
@@ -112,63 +108,6 @@ def test_a_mixing_that_reuses_filters_of_other_stages_is_an_error():
     nn.Module.__init__(layer.mixing)
     with pytest.raises(ValueError, match=r"CascadeMixing, which reuses filters .* Use AdaptiveMixing"):
         MixerStep(layer=layer, class_head=nn.Identity(), box_head=nn.Identity())
-
-
-def halving(rates: torch.Tensor):
-    """A step that divides the content of each image by its own rate; logits count the steps."""
-
-    def advance(state: BoxState, index: int) -> tuple[BoxState, torch.Tensor]:
-        content = 1 + (state.content - 1) / rates[:, None, None]
-        return replace(state, content=content), torch.full((len(rates), 1, 1), float(index))
-
-    return advance
-
-
-def test_an_image_stops_by_itself_and_the_others_go_on():
-    start = BoxState(torch.full((2, 3, 4), 9.0), torch.zeros(2, 3, 4))
-    found = list(FixedPointIteration(tolerance=0.1)(halving(torch.tensor([2.0, 100.0])), start, steps=12))
-    states, logits = [state.content[:, 0, 0] for state, _ in found], torch.stack([scores for _, scores in found])
-    assert len(found) == 12
-    residuals = [abs(after - before) / after for before, after in pairwise([start.content[:, 0, 0], *states])]
-    first = [next(step for step, row in enumerate(residuals) if row[image] < 0.1) for image in (0, 1)]
-    assert first == [6, 1]
-    assert all(state[image].equal(states[first[image]][image]) for image in (0, 1) for state in states[first[image] :])
-    assert logits[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
-    assert logits[:, 1, 0, 0].tolist() == [1, 2] + [2] * 10
-
-
-def test_without_a_tolerance_all_steps_are_taken():
-    start = BoxState(torch.full((2, 3, 4), 9.0), torch.zeros(2, 3, 4))
-    *_, (state, logits) = FixedPointIteration()(halving(torch.tensor([2.0, 100.0])), start, steps=40)
-    assert state.content.allclose(torch.ones(2, 3, 4)) and logits.eq(40).all()
-    with pytest.raises(ValueError, match=r"tolerance=0: expected a positive number"):
-        FixedPointIteration(tolerance=0)
-
-
-def test_with_a_tolerance_an_images_detections_do_not_depend_on_its_neighbours():
-    detector = detector_of(eval_steps=12).eval()
-    batch = image_batch(1, 1, 1)
-    with torch.no_grad():
-        queries, memory = decoder_inputs(detector, batch)
-        _, residuals = detector.decoder.trace(queries, memory, 12)
-        first, second, _ = residuals[5].sort().values.tolist()
-        detector.decoder.solver = FixedPointIteration(tolerance=(first + second) / 2)
-        stopped = [list(column).index(True) for column in (residuals < detector.decoder.solver.tolerance).T]
-        assert len(set(stopped)) > 1, "the images stop at different steps"
-        together = detector(batch)
-        for image, expected in enumerate(together):
-            (found,) = detector(alone(batch, image))
-            torch.testing.assert_close(found.scores, expected.scores, rtol=1e-10, atol=1e-10)
-            torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, rtol=1e-10, atol=1e-8)
-
-
-def test_the_residual_is_relative_and_by_image():
-    before = BoxState(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    content = torch.stack([torch.full((3, 4), 2.0), torch.zeros(3, 4)])
-    content[1, 0, 0] = 5
-    assert relative_residual(before, replace(before, content=content)).tolist() == [1, 1]
-    moved = replace(before, content=content * 1.25)
-    assert relative_residual(replace(before, content=content), moved).tolist() == pytest.approx([0.2, 0.2])
 
 
 def test_cross_stage_labels_count_supervised_outputs_not_applications():

@@ -1,53 +1,20 @@
 """What the branches' gradients are: those of a fixed point, cheap in memory, and the same when computed again."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import torch
 from crossstage.projects.deqdet.modeling.equilibrium import EquilibriumDecoder
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.measure import saved_bytes
 from crossstage.modeling.detector import Detector
 from crossstage.modeling.encoders.tokens import unpadded_memory
-from crossstage.structures import Levels, Memory, Queries, QueryGroup
+from crossstage.structures import Levels, Queries, QueryGroup
+from tests.projects.deqdet.contraction import WIDTH, Contraction
 from tests.projects.deqdet.small import detector_of
 from tests.random_scenes import image_batch
 from tests.tiny_models import decoder_inputs
-
-WIDTH = 12
-
-
-@dataclass(frozen=True)
-class Content:
-    """A state without boxes."""
-
-    content: Tensor
-
-
-class Contraction(nn.Module):
-    """A step whose fixed point and gradient are known: y -> tanh(W y + b), with |W| = 0.15."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.15 * torch.linalg.qr(torch.randn(WIDTH, WIDTH, dtype=torch.float64))[0])
-        self.bias = nn.Parameter(torch.randn(WIDTH, dtype=torch.float64))
-
-    def start(self, queries: Queries, memory: Memory) -> Content:
-        return Content(queries.content)
-
-    def forward(self, state: Content, memory: Memory, attention_mask: Tensor | None = None) -> tuple[Content, Tensor]:
-        content = (state.content @ self.weight.T + self.bias).tanh()
-        return Content(content), content[..., :3]
-
-    def boxes(self, states: list[Content], memory: Memory) -> Tensor:
-        return torch.stack([state.content[..., :4] for state in states])
-
-    def implicit_gradient(self, point: Tensor, direction: Tensor) -> Tensor:
-        """The gradient of <direction, y*> by the bias, from the implicit function theorem; y*, direction: [WIDTH]."""
-        slopes = 1 - (self.weight @ point + self.bias).tanh() ** 2
-        jacobian = slopes[:, None] * self.weight
-        return slopes * torch.linalg.solve((torch.eye(WIDTH, dtype=torch.float64) - jacobian).T, direction)
 
 
 def bias_gradient(step: Contraction, gradient_steps: int, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,29 +71,18 @@ def test_recomputed_branches_have_the_same_gradients_bit_for_bit():
     assert [name for name, gradient in expected.items() if not gradient.equal(found[name])] == []
 
 
-def saved_bytes(**options: object) -> int:
+def kept_bytes(**options: object) -> int:
     """What a training step of the decoder keeps for the backward pass, without parameters."""
     detector = detector_of(num_queries=20, perturbation=None, **options).train()
-    inputs = decoder_inputs(detector, image_batch(3, 2))
-    storages = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = detector.decoder(*inputs)
-    for parameter in detector.parameters():
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
-    assert outputs.logits.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+    queries, memory = decoder_inputs(detector, image_batch(3, 2))
+    return saved_bytes(lambda: detector.decoder(queries, memory), *detector.parameters())
 
 
 @pytest.mark.parametrize("more", [{"steps": 40}, {"supervised": list(range(1, 13))}], ids=["steps", "branches"])
 def test_memory_depends_neither_on_the_steps_nor_on_the_branches(more: dict):
     base = {"steps": 20, "supervised": [3, 20]}
-    assert saved_bytes(**(base | more)) == pytest.approx(saved_bytes(**base), rel=0.02)
-    assert saved_bytes(**base, recompute=False) > 1.5 * saved_bytes(**base)
+    assert kept_bytes(**(base | more)) == pytest.approx(kept_bytes(**base), rel=0.02)
+    assert kept_bytes(**base, recompute=False) > 1.5 * kept_bytes(**base)
 
 
 def test_the_way_to_the_fixed_point_and_the_boxes_carry_no_gradient():

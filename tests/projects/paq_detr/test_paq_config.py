@@ -105,7 +105,7 @@ def test_plug_ins_in_any_order_give_one_node_that_trains(name: str):
 def test_the_node_that_went_in_stays_as_it_was_and_only_the_content_changes():
     node = host("dino")
     before = plain(node)
-    after = plain(with_paq(node))
+    after = plain(with_patterns(node))
     assert plain(node) == before
     assert after["queries"]["source"].pop("content") != before["queries"]["source"].pop("content")
     assert after == before

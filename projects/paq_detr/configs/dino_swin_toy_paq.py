@@ -1,0 +1,8 @@
+"""The small DINO with a Swin as PaQ-DETR, with a tenth of the patterns."""
+
+from crossstage.projects.dino.configs.dino_swin_toy import dataloader, lr_multiplier, model, optimizer, train
+from crossstage.projects.paq_detr.config import with_paq
+
+model = with_paq(model, patterns={"num_patterns": 15})
+model.queries.source.content.descriptor.width = 32
+train.output_dir = "./output/dino_swin_toy_paq"
