@@ -1,5 +1,7 @@
 """Errors that the user can correct: a wrong file, key or value, or training that diverges."""
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,3 +24,9 @@ class NonFiniteError(FloatingPointError, ValueError):
 
     known_to_first = False  # as above
     evidence: tuple[Any, ...] = ()  # records of the batches in which it was found (`engine.metrics.StepRecord`)
+
+
+def near_names(name: str, names: Sequence[str]) -> str:
+    """The names that are spelled nearly like `name`, for a message; "none" if there are none."""
+    lower = {known.lower(): known for known in names}
+    return ", ".join(lower[near] for near in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)) or "none"

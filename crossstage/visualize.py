@@ -9,10 +9,10 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from crossstage.fonts import Font, default_font, font_for
 from crossstage.structures import Detections, Target
 
 Colour = tuple[int, int, int]
@@ -46,6 +46,12 @@ def class_name(label: int, class_names: Sequence[str]) -> str:
     return class_names[label] if 0 <= label < len(class_names) else str(label)
 
 
+def drawn_name(label: int, class_names: Sequence[str]) -> str:
+    """The name of a class as it can be drawn: its number if no font has the letters of its name."""
+    name = class_name(label, class_names)
+    return name if font_for(name, 16) is not None else str(label)
+
+
 def draw_detections(
     image: Image.Image, detections: Detections, class_names: Sequence[str], *, threshold: float = 0.3
 ) -> Image.Image:
@@ -65,7 +71,7 @@ def draw_detections(
     shown = sorted((row for row in rows if row[0] >= threshold), key=_first)
     return draw_boxes(
         image,
-        [Box(tuple(box), label, f"{class_name(label, class_names)} {score:.0%}") for score, box, label in shown],
+        [Box(tuple(box), label, f"{drawn_name(label, class_names)} {score:.0%}") for score, box, label in shown],
     )
 
 
@@ -84,7 +90,7 @@ def draw_targets(image: Image.Image, target: Target, class_names: Sequence[str])
     for label, (cx, cy, w, h) in zip(target.labels.tolist(), target.boxes.tolist(), strict=True):
         corners = (cx - w / 2) * image.width, (cy - h / 2) * image.height
         far = (cx + w / 2) * image.width, (cy + h / 2) * image.height
-        boxes.append(Box((*corners, *far), label, class_name(label, class_names)))
+        boxes.append(Box((*corners, *far), label, drawn_name(label, class_names)))
     return draw_boxes(image, sorted(boxes, key=_area, reverse=True))
 
 
@@ -93,14 +99,15 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     picture, scale = _enlarged(image)
     draw = ImageDraw.Draw(picture)
     line = max(3, round(max(picture.size) / 250))
-    font = _font(max(13, round(max(picture.size) / 38)))
+    size = max(13, round(max(picture.size) / 38))
+    fonts = [_font(box.text, size) for box in boxes]
     scaled = [_clipped([value * scale for value in box.corners], picture.size) for box in boxes]
     for box, corners in zip(boxes, scaled, strict=True):
         _frame(draw, corners, line, class_colour(box.label))
     taken: list[Rectangle] = []
-    for box, corners in reversed(list(zip(boxes, scaled, strict=True))):  # the best one chooses first
+    for box, corners, font in reversed(list(zip(boxes, scaled, fonts, strict=True))):  # the best one chooses first
         taken.append(place_tag(_tag_size(font, box.text), corners, picture.size, taken))
-    for box, tag in zip(boxes, reversed(taken), strict=True):
+    for box, tag, font in zip(boxes, reversed(taken), fonts, strict=True):
         _write(draw, tag, box.text, font, class_colour(box.label))
     return picture
 
@@ -108,7 +115,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
 def with_caption(image: Image.Image, caption: str) -> Image.Image:
     """A new picture: a line of text, shortened if it is too long, and the image below it."""
     height = max(18, round(max(image.size) / 24))
-    font = _font(round(height * 0.7))
+    font = _font(caption, round(height * 0.7))
     while len(caption) > 1 and font.getlength(caption) > image.width - 8:
         caption = caption[:-2].rstrip("…") + "…"
     picture = Image.new("RGB", (image.width, image.height + height), WHITE)
@@ -189,10 +196,9 @@ def _fitted(image: Image.Image, longest: int) -> Image.Image:
     return image.convert("RGB") if scale == 1 else image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-@lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that comes with Pillow."""
-    return ImageFont.load_default(size)
+def _font(text: str, size: int) -> Font:
+    """A font with the letters of a text, or else the one that comes with Pillow."""
+    return font_for(text, size) or default_font(size)
 
 
 def _clipped(corners: Sequence[float], size: tuple[int, int]) -> Rectangle:
@@ -212,7 +218,7 @@ def _frame(draw: ImageDraw.ImageDraw, corners: Rectangle, line: int, colour: Col
     draw.rectangle(corners, outline=colour, width=line)
 
 
-def _tag_size(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> tuple[float, float]:
+def _tag_size(font: Font, text: str) -> tuple[float, float]:
     left, top, right, bottom = font.getbbox(text or " ")
     letters = font.getbbox("Äg")  # all tags of a picture have one height
     return right - left + 6, max(bottom - top, letters[3] - letters[1]) + 5
@@ -265,7 +271,7 @@ def _write(
     draw: ImageDraw.ImageDraw,
     tag: Rectangle,
     text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     colour: Colour,
 ) -> None:
     """Write text on the colour of the class, in black or white, whichever has the higher contrast."""

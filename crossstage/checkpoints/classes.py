@@ -1,12 +1,11 @@
 """Selects the weights of some classes of a detector: the rows of these classes in every class head."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from crossstage.errors import InputError
+from crossstage.errors import InputError, near_names
 
 _COCO = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
@@ -36,16 +35,11 @@ def class_indices(wanted: Iterable[str], names: Sequence[str]) -> list[int]:
     wanted, index = list(wanted), {name: position for position, name in enumerate(names)}
     if not wanted:
         raise InputError("no classes given; expected names such as person,car")
-    if unknown := [f"{name} (near: {_near(name, names)})" for name in wanted if name not in index]:
+    if unknown := [f"{name} (near: {near_names(name, names)})" for name in wanted if name not in index]:
         raise InputError(f"not among the checkpoint's {len(names)} classes: {'; '.join(unknown)}")
     if repeated := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise InputError(f"classes given more than once: {', '.join(repeated)}")
     return [index[name] for name in wanted]
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    lower = {known.lower(): known for known in names}
-    return ", ".join(lower[near] for near in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)) or "none"
 
 
 def class_axes(shapes: Mapping[str, Sequence[int]], with_one_more: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -96,3 +90,40 @@ def select_classes(
         kept = [*indices, *range(num_classes, state[name].shape[axis])]
         selected[name] = state[name].index_select(axis, torch.tensor(kept))
     return selected
+
+
+def rows_by_name(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    axes: Mapping[str, int],
+    *,
+    theirs: Sequence[str],
+    ours: Sequence[str],
+) -> dict[str, Tensor]:
+    """Take over the rows of those classes that both models have.
+
+    Args:
+        state: the weights of the other model, by name.
+        expected: the state dict of our model; classes that the other model lacks keep these values.
+        axes: the class axis of each tensor that has one. An axis of K + E rows ends with E rows for no class, such as
+            the row for "no object" of a label embedding; these are taken over.
+        theirs: the classes of the other model, by class index; all different.
+        ours: our classes, by class index; all different.
+
+    Returns:
+        A new state dict. Tensors without a class axis, or with another number of rows than `theirs` says, are
+        unchanged.
+    """
+    fitted = dict(state)
+    shared = [name for name in ours if name in theirs]
+    for name, axis in axes.items():
+        extra = expected[name].shape[axis] - len(ours)
+        if name not in state or state[name].shape[axis] != len(theirs) + extra:
+            continue
+        source, target = (
+            torch.tensor([*map(names.index, shared), *range(len(names), len(names) + extra)], dtype=torch.int64)
+            for names in (list(theirs), list(ours))
+        )
+        rows = state[name].index_select(axis, source).to(expected[name])
+        fitted[name] = expected[name].detach().index_copy(axis, target.to(rows.device), rows)
+    return fitted

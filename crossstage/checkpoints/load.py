@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +66,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return read_file(local_path(path))
 
 
+def class_names_of(path: str | Path) -> list[str]:
+    """The names of a checkpoint's classes, by class index; empty if it has none. Raises InputError as `load_model`."""
+    return [str(name) for name in read_checkpoint(path).get("class_names") or ()]
+
+
 def load_model(
     model: nn.Module,
     path: str | Path,
@@ -73,6 +78,7 @@ def load_model(
     names: Names | None = None,
     ema: bool = False,
     fine_tuning: bool = False,
+    adapt: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Load weights into a model, in place. If a file holds only a backbone, it is loaded into `model.backbone`.
 
@@ -83,6 +89,7 @@ def load_model(
         ema: whether to take the averaged weights ("ema_state").
         fine_tuning: whether parameters keep their initialisation if they differ only in the number of classes, or
             if DCA adds them to a plain model. The log lists them.
+        adapt: changes the weights, by our names, before they are loaded; its second argument is the whole checkpoint.
 
     Returns:
         The whole checkpoint, which may also hold class names and more.
@@ -97,6 +104,8 @@ def load_model(
             logger.info(f"{path}: {len(unread)} tensors have no counterpart here and were left out: {some(unread)}")
         state = names.to_native(state)
     state = with_current_names(state)
+    if adapt is not None:
+        state = adapt(state, checkpoint)
     load_weights(model, state, path, fine_tuning=fine_tuning)
     return checkpoint
 

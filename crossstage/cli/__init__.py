@@ -8,11 +8,17 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `thresholds`: the least score of a detection, for all classes or by class
+- `picture_files`: the images that a command is given, and the pictures that it writes
 - `inspect`: the command line of `inspection`
 - `inspection`: opens a detector and its data for `crossstage.inspection`
 - `image_choice`: the images that `inspection` looks at
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters
+- `data`: the command line of `data_check`, `data_convert` and `data_split`
+- `data_check`: find everything that is wrong with a data set
+- `data_convert`: YOLO and Pascal VOC to COCO's JSON
+- `data_split`: divide an annotation file into a training and a validation set
 - `reproduce`: the rows of a paper's table; `crossstage.reproduction` does the work
 - `configs`: list, show and copy our configs
 - `env`: versions and devices, for a bug report
@@ -32,6 +38,7 @@ COMMANDS = {
     "predict": "draw what a detector finds in images",
     "inspect": "show what a trained detector does: steps, queries, assignments, sampling points, features",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
+    "data": "check a data set before training, convert it from YOLO or VOC, or divide it",
     "reproduce": "run the rows of a paper's table and report them next to its figures",
     "configs": "list our configs, show one with its values, copy one to change it",
     "env": "print the versions and devices that a bug report needs",

@@ -19,6 +19,7 @@ from crossstage.checkpoints.load import check_weights, read_checkpoint, some, we
 from crossstage.checkpoints.names import NameTable, plain_into_grown
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.data.coco_json import read_coco
+from crossstage.engine.class_rows import model_on_meta
 from crossstage.errors import InputError
 from crossstage.files import replacing
 
@@ -40,6 +41,8 @@ def convert(args: argparse.Namespace) -> list[str]:
     lines = [f"{args.input}: {count(state)} of {args.config_file}", *left_out(checkpoint, found, state, table, args)]
     names = [str(name) for name in checkpoint.get("class_names") or ()]
     if wanted is not None:
+        if OmegaConf.select(cfg.model, "num_classes") is None:
+            raise InputError("--classes: the config has no model.num_classes to cut down from")
         axes = class_axes(shapes(model), shapes(model_on_meta(cfg.model, more_classes=1)))
         known = known_classes(names, cfg.model.num_classes, args)
         state = select_classes(state, axes, class_indices(wanted, known), num_classes=len(known))
@@ -81,19 +84,6 @@ def name_table(cfg: DictConfig, args: argparse.Namespace) -> NameTable | None:
             known = "no other library's names" if table is None else f"{table.library}'s names"
             raise InputError(f"{option} {library}: {args.config_file} knows {known} (train.checkpoint_names)")
     return table
-
-
-def model_on_meta(model: DictConfig, *, more_classes: int = 0) -> nn.Module:
-    """The config's model on the meta device. Raises InputError if it has no number of classes that can be changed."""
-    node = model.copy()
-    if OmegaConf.select(node, "backbone.pretrained"):
-        node.backbone.pretrained = False
-    if more_classes:
-        if OmegaConf.select(node, "num_classes") is None:
-            raise InputError("--classes: the config has no model.num_classes to cut down from")
-        node.num_classes += more_classes
-    with torch.device("meta"):
-        return instantiate(node)
 
 
 def native_weights(

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from crossstage.cli.prediction import find_images
-from crossstage.data.coco import read_image
+from crossstage.cli.picture_files import find_images
+from crossstage.data.pixels import read_image
 from crossstage.errors import InputError
 
 
@@ -62,8 +62,9 @@ def _annotations(json_file: Path, cfg: DictConfig, *, needed: bool) -> dict[str,
         return content
     if needed:
         raise InputError(f"{json_file}: no such file; expected dataloader.root=DIR or --images")
-    classes = int(OmegaConf.select(cfg, "model.num_classes") or 1)
-    names = [{"id": label, "name": str(label)} for label in range(classes)]
+    number = int(OmegaConf.select(cfg, "model.num_classes") or 1)
+    classes = OmegaConf.select(cfg, "dataloader.test.dataset.classes") or map(str, range(number))
+    names = [{"id": label, "name": name} for label, name in enumerate(classes)]
     return {"images": [], "annotations": [], "categories": names}
 
 

@@ -102,15 +102,16 @@ def opened(args: argparse.Namespace, console: Console) -> Iterator[Subject]:
     device = prediction.choose_device(args.device)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        truth = prediction.settle_classes(cfg, args, prediction.Work(0))
         has_objects = choose_images(cfg, args.images, folder, limit=args.limit)
         if args.tool in ("assignment", "points"):
             cfg.dataloader.test.batch_size = 1
-        truth = prediction.Truth(cfg)
         first = prediction.load_detector(cfg, args, truth, device)
         models = {short_name(args.config_file, cfg): checked(first.model, args.config_file)}
         for file, weights in getattr(args, "compare", []):
             other = loaded(file, args.opts)
-            given = argparse.Namespace(config_file=file, weights=weights)
+            given = argparse.Namespace(config_file=file, weights=weights, opts=args.opts)
+            prediction.settle_classes(other, given, prediction.Work(0))
             model = checked(prediction.load_detector(other, given, truth, device).model, file)
             models[fresh(short_name(file, other), models)] = model
         for model in models.values():
@@ -151,7 +152,8 @@ def inspect_refinement(args: argparse.Namespace, subject: Subject, output: Path)
     if args.solver:
         choose_solver(subject.model, args.solver)
     json_file = subject.cfg.dataloader.test.dataset.json_file
-    make_evaluator = partial(CocoEvaluator, json_file) if subject.has_objects else None
+    classes = subject.cfg.dataloader.test.dataset.get("classes")
+    make_evaluator = partial(CocoEvaluator, json_file, classes=classes) if subject.has_objects else None
     if args.metrics:
         write_gradient_norms([Path(file) for file in args.metrics], output)
     with subject.batches("steps") as batches:

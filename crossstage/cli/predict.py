@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -20,12 +21,16 @@ annotations of these images (dataloader.root=FOLDER), the sheet shows them to th
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 2 for a mistake in the input."""
+    """Run the command; returns the exit status: 0, or 2 for a mistake in the input, or 130 after Ctrl-C."""
     args = parse(arguments, prog)
 
     from crossstage.cli.prediction import predict
 
-    return exit_status(lambda: predict(args))
+    try:
+        return exit_status(lambda: predict(args))
+    except KeyboardInterrupt:
+        print("interrupted; what is listed above is complete", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
@@ -37,7 +42,8 @@ def parse(arguments: Sequence[str] | None, prog: str | None = None) -> argparse.
         "--input", required=True, nargs="+", metavar="I", help="image files, folders of images, or globs"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures; created if missing")
-    parser.add_argument("--threshold", type=float, default=0.3, metavar="T", help="least score, 0 to 1 (default: 0.3)")
+    says = "least score, 0 to 1, and for single classes, e.g. 0.3,cat=0.5 (default: 0.3)"
+    parser.add_argument("--threshold", default="0.3", metavar="T", help=says)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="images per batch (default: 1)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from crossstage.checkpoints.load import load_model, local_path
+from crossstage.checkpoints.load import class_names_of, load_model, local_path
+from crossstage.cli.picture_files import SHEET_FILE, find_images, picture_names, prepare_output, save_picture
+from crossstage.cli.thresholds import Thresholds, parse_thresholds
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.data.batch import Sample, bounding_boxes, collate
-from crossstage.data.coco import CocoDetection, read_image
+from crossstage.data.coco import CocoDetection
+from crossstage.data.own_data import settle_data
+from crossstage.data.pixels import read_image
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
 from crossstage.evaluation.loop import tracked
@@ -30,9 +32,8 @@ from crossstage.files import write_text
 from crossstage.structures import Detections
 from crossstage.visualize import class_name, contact_sheet, draw_detections, draw_targets, side_by_side, with_caption
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ON_SHEET = 12
-SHEET_FILE, PREDICTIONS_FILE = "contact_sheet.png", "predictions.json"
+PREDICTIONS_FILE = "predictions.json"
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -50,103 +51,67 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
     names = picture_names(files)
     prepare_output(output, files, names)
     device = choose_device(args.device)
-    truth = Truth(cfg)
+    work, thresholds = Work(len(files)), parse_thresholds(args.threshold)
+    truth = settle_classes(cfg, args, work)
     detector = load_detector(cfg, args, truth, device)
-
-    records: list[dict[str, Any]] = []
-    panels: list[Image.Image] = []
-    unreadable: list[str] = []
+    thresholds.check(detector.class_names)
     batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
-    with closing(tracked(batches, console, what="predict")) as progress:
-        for file, image, detections in detect(detector, progress, unreadable):
-            detections = reaching(detections, args.threshold)
-            picture = draw_detections(image, detections, detector.class_names, threshold=0)
-            save_picture(picture, output / names[file])
-            records.append(record(file, names[file], image, detections, detector.class_names))
-            if len(panels) < ON_SHEET:
-                panels.append(panel(file, image, picture, truth))
-    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in records)
-    write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
-    if panels:
-        save_picture(contact_sheet(panels), output / SHEET_FILE)
-    found = sum(len(entry["detections"]) for entry in records)
-    print(f"{found} detections with a score of at least {args.threshold:g} in {len(records)} images")
-    print(f"  pictures     {output}\n  detections   {output / PREDICTIONS_FILE}")
-    if panels:
-        print(f"  at a glance  {output / SHEET_FILE}")
-    if unreadable:
-        raise InputError(f"{len(unreadable)} of {len(files)} images were left out: {'; '.join(unreadable)}")
+    try:
+        with closing(tracked(batches, console, what="predict")) as progress:
+            for file, image, detections in detect(detector, progress, work.unreadable):
+                detections = reaching(detections, thresholds.of_labels(detections.labels, detector.class_names))
+                picture = draw_detections(image, detections, detector.class_names, threshold=0)
+                save_picture(picture, output / names[file])
+                work.records.append(record(file, names[file], image, detections, detector))
+                if len(work.panels) < ON_SHEET:
+                    work.panels.append(panel(file, image, picture, truth, work))
+    finally:  # an interruption or an error loses nothing that is done
+        work.write(output, thresholds)
+    work.check()
+
+
+@dataclass
+class Work:
+    """What is done so far, of `total` images, and what was left out, as messages."""
+
+    total: int
+    records: list[dict[str, Any]] = field(default_factory=list)
+    panels: list[Image.Image] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    without_annotations: list[str] = field(default_factory=list)
+
+    def write(self, output: Path, thresholds: Thresholds) -> None:
+        """Write predictions.json and the contact sheet, and print where they are."""
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in self.records)
+        write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
+        found = sum(len(entry["detections"]) for entry in self.records)
+        of_all = f" of {self.total}" if len(self.records) + len(self.unreadable) < self.total else ""
+        print(f"{found} detections with a score of at least {thresholds} in {len(self.records)}{of_all} images")
+        print(f"  pictures     {output}\n  detections   {output / PREDICTIONS_FILE}")
+        if self.panels:
+            save_picture(contact_sheet(self.panels), output / SHEET_FILE)
+            print(f"  at a glance  {output / SHEET_FILE}")
+
+    def check(self) -> None:
+        """Raise InputError if images, or the annotations next to them, were left out."""
+        left_out = []
+        if self.unreadable:
+            left_out.append(
+                f"{len(self.unreadable)} of {self.total} images were left out: {'; '.join(self.unreadable)}"
+            )
+        if self.without_annotations:
+            left_out.append(f"annotations are not shown: {'; '.join(self.without_annotations)}")
+        if left_out:
+            raise InputError("; ".join(left_out))
 
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raise InputError for an impossible number."""
-    if not 0 <= args.threshold <= 1:
-        raise InputError(f"--threshold {args.threshold:g}: expected a score from 0 to 1")
+    parse_thresholds(args.threshold)
     for name in ("limit", "batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-
-
-def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
-    """Find the image files.
-
-    Args:
-        inputs: files, folders and globs.
-        flag: the argument that they were given with, for messages.
-
-    Returns:
-        Each file once; those of a folder or glob are sorted by name.
-
-    Raises:
-        InputError: if an input matches no image.
-    """
-    files: dict[str, Path] = {}
-    for text in inputs:
-        path = Path(os.path.expanduser(text))  # Path.expanduser raises an error for an unknown user
-        if path.is_file():
-            matches = [path]
-        else:
-            inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-            matches = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-        if not matches:
-            raise InputError(
-                f"{flag} {text}: no images matched; expected an image file, a folder with images "
-                f"({', '.join(IMAGE_SUFFIXES)}) or a quoted glob such as 'folder/*.jpg'"
-            )
-        for file in matches:
-            files.setdefault(os.path.realpath(file), file)
-    if not files:
-        raise InputError(f"{flag}: no images given; expected image files, folders or globs")
-    return list(files.values())
-
-
-def picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """The name of the picture of each image: the image's own name, with a number if several images share it."""
-    taken = {SHEET_FILE}
-    names = {}
-    for file in files:
-        suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        name, count = file.stem + suffix, 1
-        while name.lower() in taken:  # some file systems do not distinguish upper and lower case
-            count += 1
-            name = f"{file.stem}_{count}{suffix}"
-        taken.add(name.lower())
-        names[file] = name
-    return names
-
-
-def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) -> None:
-    """Create the folder. Raises InputError if it is not writable, or if a picture would replace an input image."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise InputError(f"--output {output}: not writable ({error.strerror}); choose another folder") from error
-    folder = os.path.realpath(output)
-    written = {os.path.join(folder, name) for name in (SHEET_FILE, *names.values())}
-    if replaced := [file for file in files if os.path.realpath(file) in written]:
-        raise InputError(f"--output {output}: holds the image {replaced[0]} itself; choose another folder")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -160,35 +125,67 @@ def choose_device(name: str | None) -> torch.device:
 
 
 class Truth:
-    """The annotations of the config's test dataset; empty if the dataset does not exist."""
+    """The annotations of a test dataset; empty without a dataset."""
 
-    def __init__(self, cfg: DictConfig) -> None:
-        node = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
-        is_there = os.path.isfile(node.get("json_file", "")) and os.path.isdir(node.get("image_root", ""))
-        self.dataset = instantiate(node) if is_there else None
+    def __init__(self, dataset: Any = None) -> None:
+        self.dataset = dataset
         self._indices: dict[str, int] = {}
-        if isinstance(self.dataset, CocoDetection):
-            indices = range(len(self.dataset))
-            self._indices = {os.path.realpath(self.dataset.path(index)): index for index in indices}
+        if isinstance(dataset, CocoDetection):
+            self._indices = {os.path.realpath(dataset.path(index)): index for index in range(len(dataset))}
 
     @property
     def class_names(self) -> list[str]:
         """The class names of the dataset, or an empty list."""
         return list(getattr(self.dataset, "class_names", ()))
 
+    @property
+    def category_ids(self) -> list[int | None]:
+        """The category ids of the classes, or an empty list."""
+        return list(getattr(self.dataset, "category_ids", ()))
+
     def of(self, file: Path) -> Sample | None:
-        """The image with its boxes, or None if the dataset does not contain it."""
+        """The image with its boxes, or None if the dataset does not contain it. Raises InputError if it is wrong."""
         index = self._indices.get(os.path.realpath(file))
         return None if index is None or self.dataset is None else self.dataset[index]
 
 
+def settle_classes(cfg: DictConfig, args: argparse.Namespace, work: Work) -> Truth:
+    """Give the config the classes of the weights, and read the annotations of its test dataset if they exist.
+
+    Annotations that are wrong are left out, with a message in `work.without_annotations`.
+    """
+    names = class_names_of(args.weights)
+    try:
+        settle_data(cfg, class_names=names, asked=args.opts)
+    except InputError as error:
+        work.without_annotations.append(str(error))
+        if names:
+            OmegaConf.update(cfg, "dataloader.data", None, force_add=True)
+            settle_data(cfg, class_names=names, asked=args.opts)
+        return Truth()
+    node: Any = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
+    if not (os.path.isfile(node.get("json_file", "")) and os.path.isdir(node.get("image_root", ""))):
+        return Truth()
+    try:
+        return Truth(instantiate(node))
+    except InputError:
+        node = node.copy()
+        node.classes = None  # other classes than the weights': shown with their own names
+    try:
+        return Truth(instantiate(node))
+    except InputError as error:
+        work.without_annotations.append(str(error))
+        return Truth()
+
+
 @dataclass(frozen=True)
 class Detector:
-    """A model that is ready to detect, with its transform, class names and device."""
+    """A model that is ready to detect, with its transform, class names, category ids and device."""
 
     model: nn.Module
     transform: Any
     class_names: list[str]
+    category_ids: list[int | None]
     device: torch.device
 
 
@@ -211,7 +208,8 @@ def load_detector(cfg: DictConfig, args: argparse.Namespace, truth: Truth, devic
     ema = bool(OmegaConf.select(cfg, "train.model_ema.enabled"))
     checkpoint = load_model(model, args.weights, names=None if table is None else instantiate(table), ema=ema)
     names = [str(name) for name in checkpoint.get("class_names") or truth.class_names]
-    return Detector(model.eval().to(device), instantiate(test["transform"]), names, device)
+    ids = checkpoint.get("category_ids") or (truth.category_ids if truth.class_names == names else [])
+    return Detector(model.eval().to(device), instantiate(test["transform"]), names, list(ids), device)
 
 
 @torch.no_grad()
@@ -249,14 +247,15 @@ def read_samples(files: Sequence[Path], unreadable: list[str]) -> dict[Path, Sam
     return samples
 
 
-def reaching(found: Detections, threshold: float) -> Detections:
-    """The detections with a score of at least `threshold`."""
-    kept = found.scores >= threshold
+def reaching(found: Detections, least: Tensor) -> Detections:
+    """The detections with a score of at least `least`, float32 [D]."""
+    kept = found.scores >= least
     return Detections(found.boxes_xyxy[kept], found.scores[kept], found.labels[kept])
 
 
-def record(file: Path, picture: str, image: Image.Image, found: Detections, names: Sequence[str]) -> dict[str, Any]:
-    """An image's entry of predictions.json."""
+def record(file: Path, picture: str, image: Image.Image, found: Detections, detector: Detector) -> dict[str, Any]:
+    """An image's entry of predictions.json. The category id is that of the training set, null if it is not known."""
+    names, ids = detector.class_names, detector.category_ids
     rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
     detections = [
         {
@@ -264,6 +263,7 @@ def record(file: Path, picture: str, image: Image.Image, found: Detections, name
             "score": round(score, 4),
             "class": class_name(label, names),
             "label": label,
+            "category_id": ids[label] if label < len(ids) else None,
         }
         for box, score, label in rows
     ]
@@ -271,20 +271,15 @@ def record(file: Path, picture: str, image: Image.Image, found: Detections, name
     return {"file": str(file), "picture": picture, **size, "detections": detections}
 
 
-def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth) -> Image.Image:
-    """A picture for the contact sheet, with the annotations to its left if the image has any."""
-    sample = truth.of(file)
+def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth, work: Work) -> Image.Image:
+    """A picture for the contact sheet, with the annotations to its left if the image has any, and if they fit."""
+    try:
+        sample = truth.of(file)
+    except InputError as error:
+        work.without_annotations.append(str(error))
+        sample = None
     targets = None if sample is None else collate([sample]).targets
     if targets is None:
         return with_caption(picture, file.name)
     annotated = draw_targets(image, targets[0], truth.class_names)
     return side_by_side(with_caption(annotated, f"{file.name}: annotated"), with_caption(picture, "detected"))
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture in the format of its suffix. Raises InputError if it cannot be written."""
-    options: dict[str, Any] = {"quality": 92} if path.suffix == ".jpg" else {}
-    try:
-        picture.save(path, **options)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -7,13 +7,15 @@
 
 The new value must fit the old one: a number for a number (also a list, if the target's annotation of the argument
 names a kind of list), true or false for a bool, a mapping for a mapping. A quoted value (in a shell:
-`"a.b='text'"`) is always a string and fits any scalar. null fits everything. A class or function is replaced by a
+`"a.b='text'"`) is always a string and fits any scalar. Letters of any script, `~`, `&` and parentheses, as in paths,
+need no quotes, although Hydra's grammar does not have them. null fits everything. A class or function is replaced by a
 dotted name.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -29,6 +31,8 @@ from crossstage.config.nodes import as_config, set_target, with_defaults
 from crossstage.config.signatures import takes_list
 from crossstage.errors import InputError
 
+_FOREIGN = re.compile(r"[^\x00-\x7f]|[~&()]")
+_SPELLED = re.compile(r"xqz([0-9a-f]+)zqx")
 _SHOWN = 12  # keys listed in a message
 
 
@@ -58,7 +62,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     parser = OverridesParser.create()
     for text in overrides:
         try:
-            _apply(cfg, parser.parse_override(text), text)
+            _apply(cfg, _parsed(parser, text), text)
         except HydraException as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise OverrideValueError(
@@ -69,6 +73,33 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             reason = " ".join(str(error).split("\n")[0].split())
             raise OverrideValueError(f"{text}: {reason}") from error
     return cfg
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    """Parse an override. Characters of its value that the grammar does not have are replaced by words meanwhile."""
+    try:
+        return parser.parse_override(text)
+    except HydraException:
+        key, equals, value = text.partition("=")
+        spelled = _FOREIGN.sub(lambda found: f"xqz{ord(found[0]):x}zqx", value)
+        if spelled == value:
+            raise
+        override = parser.parse_override(key + equals + spelled)
+        override._value = _as_written(override._value)
+        return override
+
+
+def _as_written(value: Any) -> Any:
+    """The value with the words of `_parsed` turned back into characters."""
+    if isinstance(value, str):
+        return _SPELLED.sub(lambda found: chr(int(found[1], 16)), value)
+    if isinstance(value, QuotedString):
+        return QuotedString(text=_as_written(value.text), quote=value.quote)
+    if isinstance(value, list):
+        return [_as_written(item) for item in value]
+    if isinstance(value, dict):
+        return {_as_written(name): _as_written(item) for name, item in value.items()}
+    return value
 
 
 def _apply(cfg: DictConfig, override: Override, text: str) -> None:

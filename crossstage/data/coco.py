@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from crossstage.data.batch import Sample, bounding_boxes
-from crossstage.data.coco_json import CocoContents, read_coco
+from crossstage.data.classes import differences, with_classes
+from crossstage.data.coco_json import read_coco
+from crossstage.data.objects import findings, used_objects
+from crossstage.data.pixels import orientation, read_image
 from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.data")
@@ -26,34 +27,45 @@ PREFLIGHT_THREADS = 8  # more threads than cores are useful here, because they w
 class CocoDetection(Dataset):
     """The images of a COCO-format dataset; `dataset[i]` is the `Sample` of the i-th image.
 
-    Class indices are contiguous, in the order of ascending category ids. Crowd regions are left out (evaluation reads
-    the JSON itself). Boxes are clipped to the image. Boxes without area or outside the image are left out; one line
-    of the log counts them.
+    Crowd regions are left out (evaluation reads the JSON itself). Boxes are clipped to the image. Boxes without area or
+    outside the image are left out; one line of the log counts them. Further lines tell what looks wrong with the
+    annotations (see `crossstage.data.objects`).
 
     Args:
         json_file: the annotations.
         image_root: the folder of the images.
         keep_empty: whether images without a box stay in the dataset.
+        classes: the class names by class index, to which those of the file are matched. None takes the file's classes,
+            in the order of ascending category ids.
 
     Attributes:
         class_names: name of each class, by class index.
-        category_ids: category id of each class, by class index.
+        category_ids: category id of each class, by class index; None for a class that the file does not list.
         image_sizes: int64 [I, 2], (height, width) of the I images.
 
     Raises:
-        InputError: if the JSON does not follow COCO's format; names the file and the record.
+        InputError: if the JSON does not follow COCO's format, or its classes do not fit; names the file and the record.
     """
 
-    def __init__(self, json_file: str | Path, image_root: str | Path, *, keep_empty: bool = True) -> None:
+    def __init__(
+        self,
+        json_file: str | Path,
+        image_root: str | Path,
+        *,
+        keep_empty: bool = True,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.json_file = str(json_file)
-        self.image_root = Path(image_root)
+        self.image_root = Path(image_root).expanduser()
         self.keep_empty = keep_empty
-        contents = read_coco(json_file)
+        as_written = read_coco(json_file)
+        contents = with_classes(as_written, classes)
         if not self.image_root.is_dir():
             raise InputError(f"{image_root}: no such folder; expected the images of {json_file} there")
         self.class_names = contents.class_names
         self.category_ids = contents.category_ids
-        counts = np.diff(contents.first)
+        objects = used_objects(contents)
+        counts = np.diff(objects.first)
         kept = np.arange(len(counts)) if keep_empty else np.nonzero(counts)[0]
         if not len(kept):
             raise InputError(f"{json_file}: no image has a box; expected some, or keep_empty=True")
@@ -62,9 +74,16 @@ class CocoDetection(Dataset):
         # changes its reference count.
         self._image_ids = contents.image_ids[kept]
         self._file_names = [contents.file_names[row] for row in kept]
-        self._first, self._counts = contents.first[kept], counts[kept]
-        self._boxes_xyxy, self._labels = contents.boxes_xyxy, contents.labels
-        _report(self.json_file, len(self), contents, without_boxes=len(counts) - len(kept))
+        self._first, self._counts = objects.first[kept], counts[kept]
+        self._boxes_xyxy, self._labels = objects.boxes_xyxy, objects.labels
+        logger.info(
+            "%s: %d images, %d boxes, %d classes; left out: %d crowd regions, %d images without boxes",
+            json_file, len(self), len(objects.labels), self.num_classes, objects.crowd, len(counts) - len(kept),
+        )  # fmt: skip
+        for line in differences(as_written, classes):
+            logger.info("%s: %s", json_file, line)
+        for line in findings(contents, objects):
+            logger.warning("%s: %s", json_file, line)
 
     @property
     def num_classes(self) -> int:
@@ -90,6 +109,13 @@ class CocoDetection(Dataset):
         """The i-th image file."""
         return self.image_root / self._file_names[index]
 
+    def first_images(self) -> dict[int, int]:
+        """The index of the first image with an object of each class that occurs, by class index."""
+        owner = np.repeat(np.arange(len(self)), self._counts)
+        rows = np.concatenate([np.arange(first, first + n) for first, n in zip(self._first, self._counts, strict=True)])
+        labels, first = np.unique(self._labels[rows.astype(np.int64)], return_index=True)
+        return dict(zip(labels.tolist(), owner[first].tolist(), strict=True))
+
     def preflight(self, *, decode_megapixels: float = 200) -> None:
         """Check the image files before a run starts: all must exist and not be empty, and some are decoded.
 
@@ -106,6 +132,11 @@ class CocoDetection(Dataset):
         megapixels = float(self.image_sizes.prod(1).sum()) / 1e6
         _in_threads(self._read, range(0, len(self), max(1, round(megapixels / decode_megapixels))))
 
+    def check_image(self, index: int) -> None:
+        """Raise InputError if the i-th image file is missing or empty, cannot be decoded, or has another size."""
+        self._check_file(index)
+        self._read(index)
+
     def _check_file(self, index: int) -> None:
         try:
             size = self.path(index).stat().st_size
@@ -121,33 +152,21 @@ class CocoDetection(Dataset):
             raise InputError(f"{error} ({self._named(index)})") from error
         height, width = self.image_sizes[index]
         if pixels.shape[-2:] != (height, width):
+            cause = "its boxes would be misplaced"
+            turn = orientation(self.path(index))
+            if turn >= 5 and (width, height) == pixels.shape[-2:]:
+                cause = (
+                    f"the file's EXIF orientation {turn} turns the picture, and the JSON has the size before the turn; "
+                    "write the size and boxes of the turned picture, or remove the orientation from the file"
+                )
             raise InputError(
                 f"{self.path(index)}: is {pixels.shape[-1]} x {pixels.shape[-2]} pixels, but {self._named(index)} "
-                f"has width {width} and height {height}; its boxes would be misplaced"
+                f"has width {width} and height {height}; {cause}"
             )
         return pixels
 
     def _named(self, index: int) -> str:
         return f"image {self._image_ids[index]} of {self.json_file}"
-
-
-def read_image(path: str | Path) -> Tensor:
-    """Decode an image file into RGB, uint8 [3, H, W], rotated according to its EXIF orientation.
-
-    Raises:
-        InputError: if the file is missing, empty, truncated or not an image; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return pil_to_tensor(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such image file") from error
-    # Which of these PIL raises for a damaged file depends on the format and the damage.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
-        problem = f"cannot be read as an image, it may be truncated ({reason})"
-        raise InputError(f"{path}: {problem}; copy it again") from error
 
 
 def _in_threads(check: Callable[[int], object], indices: range) -> None:
@@ -169,15 +188,3 @@ def _in_threads(check: Callable[[int], object], indices: range) -> None:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-
-def _report(json_file: str, num_images: int, contents: CocoContents, *, without_boxes: int) -> None:
-    logger.info(
-        "%s: %d images, %d boxes, %d classes; left out: %d crowd regions, %d images without boxes",
-        json_file, num_images, len(contents.labels), len(contents.class_names), contents.crowd, without_boxes,
-    )  # fmt: skip
-    if contents.zero_area or contents.outside:
-        logger.warning(
-            "%s: dropped %d boxes without area and %d outside their image",
-            json_file, contents.zero_area, contents.outside,
-        )  # fmt: skip

@@ -17,18 +17,34 @@ from crossstage.data.batch import Sample, bounding_boxes
 from crossstage.errors import InputError
 
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+LIMIT = 1333  # of the long edge, for a short edge of 800
 EMPTY_BELOW = 1e-5  # pixels; a crop removes boxes of which less than this is left
 
 
 class Resize:
-    """Scale the short edge to `short_edge` pixels, or to fewer if the long edge would exceed `max_size` pixels."""
+    """Scale the short edge to `short_edge` pixels, or to fewer if the long edge would exceed `max_size` pixels.
 
-    def __init__(self, short_edge: int = 800, max_size: int | None = 1333) -> None:
-        self.short_edge = _positive("short_edge", short_edge)
+    Args:
+        short_edge: the short edge in pixels; None keeps the image as it is unless its long edge exceeds `max_size`.
+        max_size: limit of the long edge in pixels; None means no limit.
+        image_size: another short edge; the limit is multiplied by `image_size` / `short_edge`. If `short_edge` is
+            None, the limit is 1333 / 800 of `image_size`, as in DETR. None keeps the lengths.
+    """
+
+    def __init__(
+        self, short_edge: int | None = 800, max_size: int | None = 1333, *, image_size: int | None = None
+    ) -> None:
+        self.short_edge = short_edge if short_edge is None else _positive("short_edge", short_edge)
         self.max_size = max_size if max_size is None else _positive("max_size", max_size)
+        if image_size is not None:
+            _positive("image_size", image_size)
+            limit, edge = (LIMIT, SHORT_EDGES[-1]) if self.short_edge is None else (self.max_size, self.short_edge)
+            self.max_size = limit if limit is None else _scaled(limit, image_size / edge)
+            self.short_edge = image_size
 
     def __call__(self, sample: Sample) -> Sample:
-        return resize(sample, short_edge=self.short_edge, max_size=self.max_size)
+        short_edge = min(sample.size) if self.short_edge is None else self.short_edge
+        return resize(sample, short_edge=short_edge, max_size=self.max_size)
 
 
 class RandomFlip:
@@ -54,6 +70,7 @@ class DetrAugmentation:
         crop_short_edges: the resize before a crop draws its short edge from these, without a limit on the long edge.
         crop_size: smallest and largest side of the crop; height and width are drawn independently.
         flip_probability: probability of the flip.
+        image_size: all lengths are multiplied by `image_size` / largest of `short_edges`; None keeps them.
     """
 
     def __init__(
@@ -64,6 +81,7 @@ class DetrAugmentation:
         crop_short_edges: Sequence[int] = (400, 500, 600),
         crop_size: tuple[int, int] = (384, 600),
         flip_probability: float = 0.5,
+        image_size: int | None = None,
     ) -> None:
         self.short_edges = _positive_all("short_edges", short_edges)
         self.max_size = max_size if max_size is None else _positive("max_size", max_size)
@@ -72,6 +90,13 @@ class DetrAugmentation:
         if len(self.crop_size) != 2 or self.crop_size[0] > self.crop_size[1]:
             raise InputError(f"crop_size={list(crop_size)}: expected [least, largest] side in pixels")
         self.flip = RandomFlip(flip_probability)
+        if image_size is not None:
+            factor = _positive("image_size", image_size) / max(self.short_edges)
+            self.max_size = self.max_size if self.max_size is None else _scaled(self.max_size, factor)
+            self.short_edges, self.crop_short_edges, self.crop_size = (
+                tuple(_scaled(length, factor) for length in lengths)
+                for lengths in (self.short_edges, self.crop_short_edges, self.crop_size)
+            )
 
     def __call__(self, sample: Sample) -> Sample:
         sample = self.flip(sample)
@@ -149,6 +174,10 @@ def _randint(low: int, high: int) -> int:
 
 def _choice(values: Sequence[int]) -> int:
     return values[_randint(0, len(values) - 1)]
+
+
+def _scaled(length: int, factor: float) -> int:
+    return max(1, round(length * factor))
 
 
 def _positive(name: str, value: int) -> int:

@@ -6,6 +6,8 @@
 - `session`: the environment and the parts of a run
 - `provenance`: versions, commit and device of a run
 - `output`: the output folder and its lock
+- `checks`: what is checked before a run starts
+- `class_rows`: fits the class heads of initial weights to the classes of a training
 - `optim`: parameter groups and learning rates
 - `trainer`: the training loop
 - `step`: one optimizer step

@@ -9,17 +9,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import distributed, nn
+from torch import distributed
 
-from crossstage.checkpoints.load import load_model, load_weights, local_path
+from crossstage.checkpoints.load import class_names_of, load_model, local_path
 from crossstage.checkpoints.save import Checkpointer
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
+from crossstage.data.own_data import settle_data
 from crossstage.engine import setup
+from crossstage.engine.checks import check_classes, check_same_classes, check_same_run, preflight
+from crossstage.engine.class_rows import with_rows_of_classes
 from crossstage.engine.interrupt import Interrupted, ending_signals
 from crossstage.engine.length import settle_length
 from crossstage.engine.log import RunLog
@@ -110,9 +113,9 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
                 logger.info(line)
             session = Session(cfg, fabric, Processes(), output_dir, log)
             if args.eval_only:
-                results = evaluate(session, reports=getattr(args, "report", False))
+                results = evaluate(session, reports=getattr(args, "report", False), overrides=args.opts)
             else:
-                results = train(session, resumes=resumes, asked=args.resume)
+                results = train(session, resumes=resumes, asked=args.resume, overrides=args.opts)
         patience = 60.0
     except (InputError, NonFiniteError, Interrupted):
         patience = 10.0  # the other processes know about the error too, and will end
@@ -122,13 +125,14 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
     return results
 
 
-def train(session: Session, *, resumes: bool, asked: bool) -> Results:
+def train(session: Session, *, resumes: bool, asked: bool, overrides: Sequence[str] = ()) -> Results:
     """Train from the beginning or from the last checkpoint, evaluate, and log where the results are.
 
     Args:
         session: the environment of the run.
         resumes: whether to continue from the last checkpoint.
         asked: whether the command line has --resume.
+        overrides: the changes to the config on the command line.
 
     Returns:
         The scores of the last evaluation.
@@ -143,6 +147,8 @@ def train(session: Session, *, resumes: bool, asked: bool) -> Results:
     elif cfg.train.seed == -1:
         cfg.train.seed = processes.from_first(setup.draw_seed())
     seed_all(cfg.train.seed)
+    names = () if checkpoint is None else checkpoint["class_names"]
+    processes.together(lambda: settle_data(cfg, class_names=names, asked=overrides))
     replaced = checkpoint is not None or bool(cfg.train.init_checkpoint)
     parts = processes.together(lambda: build_parts(cfg, trains=True, replaced=replaced))
     logger.info(model_line(parts.model, cfg.train.seed))
@@ -185,6 +191,7 @@ def build_parts(cfg: DictConfig, *, trains: bool, replaced: bool) -> Parts:
     )
     for loader in parts.loaders:
         check_classes(parts.model, loader)
+    check_same_classes(parts)
     return parts
 
 
@@ -203,42 +210,10 @@ def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, em
     """Load train.init_checkpoint, with the rename table train.checkpoint_names if the config has one."""
     names = instantiate(cfg.train.checkpoint_names) if cfg.train.get("checkpoint_names") else None
     path = cfg.train.init_checkpoint
-    checkpoint = load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning)
+    ours = list(getattr(parts.loaders[0].dataset, "class_names", ()))
+    adapt = partial(with_rows_of_classes, node=cfg.model, model=parts.model, class_names=ours)
+    load_model(parts.model, path, names=names, ema=ema, fine_tuning=fine_tuning, adapt=adapt if fine_tuning else None)
     logger.info(f"weights of {path}")
-    theirs, ours = checkpoint.get("class_names"), list(getattr(parts.test_loader.dataset, "class_names", ()))
-    if theirs and ours and theirs != ours:
-        logger.warning(f"{path} was trained on other classes ({_some(theirs)}) than the dataset's ({_some(ours)})")
-
-
-def preflight(parts: Parts) -> None:
-    """Check the files of the datasets before the run starts."""
-    for loader in parts.loaders:
-        if hasattr(loader.dataset, "preflight"):
-            loader.dataset.preflight()
-
-
-def check_classes(model: nn.Module, loader: Any) -> None:
-    """Raise InputError if the model and the dataset have different numbers of classes."""
-    ours, theirs = getattr(model, "num_classes", None), getattr(loader.dataset, "num_classes", None)
-    if ours is not None and theirs is not None and ours != theirs:
-        file = getattr(loader.dataset, "json_file", "the dataset")
-        raise InputError(f"model.num_classes={ours}, but {file} has {theirs} classes; add model.num_classes={theirs}")
-
-
-def check_same_run(checkpoint: dict[str, Any], parts: Parts, path: Path, *, max_iter: int) -> None:
-    """Raise InputError if a checkpoint does not fit the model, the classes or the length of this run."""
-    if checkpoint["iteration"] >= max_iter:
-        raise InputError(
-            f"train.max_iter={max_iter}: {path} has already done {checkpoint['iteration'] + 1} iterations; expected at "
-            "least as many, or a new train.output_dir"
-        )
-    names = [str(name) for name in getattr(parts.train_loader.dataset, "class_names", ())]
-    if names != checkpoint["class_names"]:
-        raise InputError(
-            f"{path}: its classes ({_some(checkpoint['class_names'])}) are not the dataset's ({_some(names)}); "
-            "resume with the dataset that the run began with"
-        )
-    load_weights(parts.model, checkpoint["model"], path)
 
 
 def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
@@ -254,18 +229,21 @@ def settle_folder(session: Session, *, resumes: bool, asked: bool) -> None:
     LazyConfig.save(session.cfg, folder / "config.yaml")
 
 
-def evaluate(session: Session, *, reports: bool) -> Results:
+def evaluate(session: Session, *, reports: bool, overrides: Sequence[str] = ()) -> Results:
     """Evaluate train.init_checkpoint (its averaged weights if train.model_ema.enabled) and write results.json.
 
     Args:
         session: the environment of the run.
         reports: whether to write the folder report/ too.
+        overrides: the key=value of the command line.
 
     Returns:
         The scores.
     """
     cfg, processes = session.cfg, session.processes
     seed_all(max(cfg.train.seed, 0))
+    names = processes.together(lambda: class_names_of(cfg.train.init_checkpoint))
+    processes.together(lambda: settle_data(cfg, class_names=names, asked=overrides))
     parts = processes.together(lambda: build_parts(cfg, trains=False, replaced=True))
     processes.on_first(lambda: preflight(parts))
     parts.model.to(session.fabric.device)
@@ -291,7 +269,3 @@ def report_of(session: Session, parts: Parts) -> Path:
         raise InputError("--report needs dataloader.evaluator=CocoEvaluator and a dataset with image_root")
     about = origin(parts, weights=str(session.cfg.train.init_checkpoint))
     return write_report(parts.evaluator, session.output_dir / "report", image_root=Path(root), about=about)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")

@@ -217,7 +217,7 @@ class Trainer:
             "iteration": iteration,
             "config": (self.session.output_dir / "config.yaml").read_text(encoding="utf-8"),
             "class_names": [str(name) for name in getattr(dataset, "class_names", ())],
-            "category_ids": [int(number) for number in getattr(dataset, "category_ids", ())],
+            "category_ids": list(getattr(dataset, "category_ids", ())),  # None for a class that the file lacks
         }
 
     def restore(self, state: dict[str, Any]) -> int:

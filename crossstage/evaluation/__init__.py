@@ -2,6 +2,8 @@
 
 - `loop`: runs a model over a data set
 - `coco`: COCO's box metrics
+- `truth`: the annotations as records for these metrics
+- `reachable`: the objects that no detector can find
 - `mistakes`: the kind of each wrong detection
 - `report`: numbers per class, the cost of each kind of mistake, the worst images
 - `report_page`: the report as a page with pictures

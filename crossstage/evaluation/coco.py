@@ -7,20 +7,21 @@ box.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
+from crossstage.data.classes import with_classes
 from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
+from crossstage.evaluation.reachable import reach
+from crossstage.evaluation.truth import Records, truth_records
 from crossstage.files import strict_json, write_text
 from crossstage.processes import Processes
 from crossstage.structures import Detections, ImageBatch
@@ -30,8 +31,6 @@ logger = logging.getLogger("crossstage.evaluation")
 PREDICTIONS_FILE = "coco_instances_results.json"
 AREAS = ("all", "small", "medium", "large")  # in the order of faster-coco-eval
 
-Records = list[dict[str, Any]]
-
 
 class CocoEvaluator:
     """Computes the AP of the detections in all images of a COCO instances JSON, over all processes.
@@ -40,9 +39,13 @@ class CocoEvaluator:
         json_file: the annotations.
         output_dir: folder for the predictions as COCO JSON (coco_instances_results.json); None writes none.
         max_detections: number of detections per image and class that count; 100 in COCO's protocol.
+        classes: the class names by class index, to which those of the file are matched. None takes the file's classes,
+            in the order of ascending category ids.
+
+    The log says how many objects no detector can find, and which AP perfect detections would have.
 
     Raises:
-        InputError: if the JSON does not follow COCO's format.
+        InputError: if the JSON does not follow COCO's format, or its classes do not fit.
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class CocoEvaluator:
         *,
         output_dir: str | Path | None = None,
         max_detections: int = 100,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(max_detections, int) or max_detections < 1:
             raise InputError(f"max_detections={max_detections!r}: expected a whole number of at least 1")
-        contents = read_coco(json_file)
+        contents = with_classes(read_coco(json_file), classes)
         self.json_file = str(json_file)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.max_detections = max_detections
@@ -63,8 +67,17 @@ class CocoEvaluator:
         self._image_ids = frozenset(contents.image_ids.tolist())
         self._predictions: dict[int, np.ndarray] = {}
         self.results: Records = []  # of the last evaluation, in the first process
+        self._contents = contents
         self._truth: dict[str, Records] | None = None
         self._processes: Processes | None = None
+        self._tell_what_is_out_of_reach()
+
+    @property
+    def truth(self) -> dict[str, Records]:
+        """The annotations as records, see `truth_records`."""
+        if self._truth is None:
+            self._truth = truth_records(self._contents)
+        return self._truth
 
     def reset(self) -> None:
         """Remove all detections."""
@@ -99,13 +112,6 @@ class CocoEvaluator:
         shards = self._processes.gather(self._predictions)
         return self._processes.on_first(partial(self._score, shards))
 
-    @property
-    def truth(self) -> dict[str, Records]:
-        """The images, categories and annotations, read once."""
-        if self._truth is None:
-            self._truth = read_truth(self.json_file)
-        return self._truth
-
     def _check(self, image_id: int, rows: np.ndarray) -> None:
         if image_id not in self._image_ids:
             raise InputError(
@@ -134,12 +140,39 @@ class CocoEvaluator:
         return {"bbox": self._metrics(curves)}
 
     def _records(self, predictions: dict[int, np.ndarray]) -> Records:
-        """COCO's results: image_id, category_id, bbox (x, y, width, height), score; by image id."""
+        """COCO's results: image_id, category_id, bbox (x, y, width, height), score; by image id.
+
+        A class that the JSON does not list has no category id; its detections are left out, because COCO's metrics
+        ignore them.
+        """
         return [
-            {"image_id": image_id, "category_id": self.category_ids[int(label)], "bbox": box, "score": score}
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for image_id in sorted(predictions)
             for *box, score, label in _with_sizes(predictions[image_id]).tolist()
+            if (category_id := self.category_ids[int(label)]) is not None
         ]
+
+    def _tell_what_is_out_of_reach(self) -> None:
+        """Log the number of objects that no detector can find, and the AP of perfect detections."""
+        contents = self._contents
+        possible = reach(contents, max_detections=self.max_detections)
+        if not possible.problems:
+            return
+        ids = contents.image_ids[contents.image_rows].tolist()
+        records = [
+            {"image_id": ids[row], "category_id": self.category_ids[label], "bbox": box, "score": 1.0}
+            for row, label, box in zip(
+                np.nonzero(possible.found)[0].tolist(),
+                contents.labels[possible.found].tolist(),
+                possible.boxes_xywh[possible.found].tolist(),
+                strict=True,
+            )
+        ]
+        best = 100 * evaluated_curves(self.truth, records, max_detections=self.max_detections).twelve_numbers()[0]
+        logger.warning(
+            "%s: of %d objects, evaluation cannot reach all: %s; perfect detections have AP %.2f",
+            self.json_file, (~contents.crowd).sum(), ", ".join(possible.problems), best,
+        )  # fmt: skip
 
     def _tell(self, images: int, detections: int) -> None:
         total = len(self._image_ids)
@@ -154,10 +187,11 @@ class CocoEvaluator:
     def _metrics(self, curves: Curves) -> dict[str, float]:
         numbers = curves.twelve_numbers()[:6]
         metrics = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), numbers, strict=True))
+        precision = curves.by_class(self.category_ids)
         for index, (name, category_id) in enumerate(zip(self.class_names, self.category_ids, strict=True)):
             unique = self.class_names.count(name) == 1
             key = f"AP-{name}" if unique else f"AP-{name} ({category_id})"
-            metrics[key] = _mean(curves.precision[:, :, index, 0, -1])
+            metrics[key] = _mean(precision[..., index])
         return {name: 100 * value for name, value in metrics.items()}
 
 
@@ -173,6 +207,23 @@ class Curves:
 
     precision: np.ndarray
     recall: np.ndarray
+
+    def by_class(self, category_ids: Sequence[int | None]) -> np.ndarray:
+        """Precision over all areas with most detections, by class index; -1 for a class that the data set lacks.
+
+        Args:
+            category_ids: of C classes, by class index. The columns of `precision` follow ascending ids instead.
+
+        Returns:
+            [10, 101, C].
+        """
+        listed = sorted(category_id for category_id in category_ids if category_id is not None)
+        lacking = np.full(self.precision.shape[:2], -1.0)
+        columns = [
+            lacking if category_id is None else self.precision[:, :, listed.index(category_id), 0, -1]
+            for category_id in category_ids
+        ]
+        return np.stack(columns, axis=-1)
 
     def twelve_numbers(self) -> list[float]:
         """COCO's summary, in its order: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, in [0, 1].
@@ -193,7 +244,7 @@ def evaluated_curves(
     """Evaluate COCO results.
 
     Args:
-        truth: from `read_truth`.
+        truth: from `truth_records`.
         records: the results, in COCO's format.
         max_detections: number of detections per image and class that count.
         only_ap50: whether to use the IoU threshold 0.5 and objects of all areas alone, which is faster.
@@ -218,27 +269,6 @@ def evaluated_curves(
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])
-
-
-def read_truth(json_file: str | Path) -> dict[str, Records]:
-    """The images, categories and corrected annotations of a COCO JSON (see the module's description).
-
-    The file must have passed `crossstage.data.coco_json.read_coco`.
-    """
-    with open(json_file, "rb") as file:
-        content = json.load(file)
-    annotations = [
-        {
-            "id": number,
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": annotation["bbox"],
-            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-        }
-        for number, annotation in enumerate(content["annotations"], start=1)
-    ]
-    return {"images": content["images"], "categories": content["categories"], "annotations": annotations}
 
 
 def _rows(detections: Detections) -> torch.Tensor:

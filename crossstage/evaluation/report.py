@@ -87,26 +87,26 @@ def report(
     results: Records,
     *,
     class_names: Sequence[str],
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
     max_detections: int = 100,
 ) -> Report:
     """Compute a report.
 
     Args:
-        truth: from `coco.read_truth`.
+        truth: from `truth_records`.
         results: detections in COCO's format.
         class_names: by class index.
-        category_ids: by class index.
+        category_ids: by class index; None for a class that the data set lacks.
         max_detections: number of detections per image and class that count.
 
     Returns:
         The report.
     """
-    index_of = {category: index for index, category in enumerate(category_ids)}
+    index_of = {category: index for index, category in enumerate(category_ids) if category is not None}
     scenes = scenes_of(truth, results, index_of, max_detections=max_detections)
     judgements = [judge(scene) for scene in scenes]
     curves = evaluated_curves(truth, results, max_detections=max_detections)
-    ap50 = _ap50(curves)
+    ap50, precision = _ap50(curves), curves.by_class(category_ids)
     visible = [above(scene, THRESHOLD) for scene in scenes]
     visible_judgements = [judge(scene) for scene in visible]
     counts, shown = _counts(judgements), _counts(visible_judgements)
@@ -116,10 +116,10 @@ def report(
         gained = _ap50(_curves_of(truth, without, category_ids, max_detections)) - ap50
         mistakes[kind] = {"count": counts[kind], "count_above_threshold": shown[kind], "cost_ap50": gained}
     return Report(
-        classes=_classes(curves, scenes, class_names),
+        classes=_classes(precision, scenes, class_names),
         mistakes=mistakes,
         ap50=ap50,
-        precision=curves.precision[0, :, :, 0, -1],
+        precision=precision[0],
         confusion=confusion(visible, len(class_names)),
         worst=_worst(visible, visible_judgements),
     )
@@ -159,7 +159,7 @@ def scenes_of(
 
 
 def _curves_of(
-    truth: dict[str, Records], scenes: Sequence[Scene], category_ids: Sequence[int], max_detections: int
+    truth: dict[str, Records], scenes: Sequence[Scene], category_ids: Sequence[int | None], max_detections: int
 ) -> Curves:
     """Evaluate changed scenes at IoU 0.5."""
     results, annotations = [], []
@@ -196,12 +196,13 @@ def _ap50(curves: Curves) -> float:
     return 100 * float(there.mean()) if there.size else float("nan")
 
 
-def _classes(curves: Curves, scenes: Sequence[Scene], class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _classes(precision: np.ndarray, scenes: Sequence[Scene], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per class. precision: [10, 101, C], -1 without objects."""
     rows = []
     for index, name in enumerate(class_names):
-        precision = curves.precision[:, :, index, 0, -1]
-        has_objects = bool((precision > -1).any())
-        ap, ap50 = (100 * float(part.mean()) if has_objects else None for part in (precision, precision[0]))
+        own = precision[..., index]
+        has_objects = bool((own > -1).any())
+        ap, ap50 = (100 * float(part.mean()) if has_objects else None for part in (own, own[0]))
         count = sum(int(((scene.object_labels == index) & ~scene.crowd).sum()) for scene in scenes)
         rows.append({"name": name, "AP": ap, "AP50": ap50, "objects": count})
     return rows

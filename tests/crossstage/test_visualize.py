@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from crossstage import visualize
+from crossstage import fonts, visualize
 from crossstage.structures import Detections, Target
 from crossstage.visualize import (
     Box,
@@ -30,6 +30,47 @@ def count(picture, colour):
 def detections(*rows):
     boxes, scores, labels = zip(*rows, strict=True) if rows else ([], [], [])
     return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64))
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch):
+    from matplotlib import font_manager
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    for cached in (fonts.font_for, fonts._path_with):
+        cached.cache_clear()
+    yield
+    for cached in (fonts.font_for, fonts._path_with):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("text", ["cell", "célula", "клетка", "κύτταρο", "Zelle 90%", "", "two words"])
+def test_letters_of_a_script_with_a_font_differ_from_the_sign_for_a_missing_one(no_system_fonts, text):
+    font = fonts.font_for(text, 24)
+    missing = bytes(font.getmask(fonts.NO_LETTER))
+    assert all(bytes(font.getmask(letter)) != missing for letter in text)
+
+
+@pytest.mark.parametrize("name", ["細胞", "हिन्दी", "cell 細"])
+def test_a_name_without_a_font_is_drawn_as_the_number_of_its_class(no_system_fonts, name):
+    assert fonts.font_for(name, 24) is None
+    found = detections(([100.0, 120.0, 300.0, 260.0], 0.9, 1))
+    drawn = draw_detections(blank(), found, ["x", name])
+    assert drawn.tobytes() == draw_detections(blank(), found, ["x", "1"]).tobytes()
+    assert drawn.tobytes() != draw_detections(blank(), found, ["x", "2"]).tobytes()
+    with_caption(blank(), name)
+
+
+def test_a_font_of_the_system_is_taken_where_it_has_the_letters(monkeypatch, tmp_path, no_system_fonts):
+    from matplotlib import font_manager, get_data_path
+
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    symbols = f"{get_data_path()}/fonts/ttf/STIXNonUni.ttf"  # has letters of its own in a private area
+    letter = "\ue001"
+    assert fonts.font_for(letter, 16) is None
+    fonts.font_for.cache_clear(), fonts._path_with.cache_clear()
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [symbols, str(tmp_path / "damaged.ttf")])
+    assert fonts.font_for(letter, 16).path == symbols
 
 
 def test_the_input_image_stays_as_it_is_and_the_result_is_rgb():

@@ -59,9 +59,11 @@ def check_experiment(name: str, config: DictConfig) -> None:
         assert part in config.dataloader, part
     assert config.train.output_dir == f"./output/{Path(name).stem}"
     OmegaConf.to_container(config, resolve=True)
-    config.dataloader.root = "/elsewhere"
+    config.dataloader.root, config.dataloader.image_size = "/elsewhere", 320
     resolved = OmegaConf.to_container(config.dataloader, resolve=True)
     for part in ("train", "test"):
         assert resolved[part]["dataset"]["json_file"].startswith("/elsewhere/annotations/")
         assert resolved[part]["dataset"]["image_root"].startswith("/elsewhere/")
+        transform = resolved[part]["transform"]
+        assert 320 in [node.get("image_size") for node in transform.get("transforms", [transform])]
     assert resolved["evaluator"]["json_file"] == resolved["test"]["dataset"]["json_file"]

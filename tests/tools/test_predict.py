@@ -154,6 +154,21 @@ def test_threshold_and_limit(work, main):
     assert [found["label"] for found in predictions()["a.jpg"]["detections"]] == [0]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "classes"),  # the scores are 0.9 and 0.4
+    [
+        ("0.3", ["red box", "green box"]),
+        ("0.3,green box=0.5", ["red box"]),
+        ("0.95,green box=0.2", ["green box"]),
+        ("red box=0.95", ["green box"]),
+        ("red box=1,green box=1", []),
+    ],
+)
+def test_a_threshold_by_class(work, main, threshold, classes):
+    assert run(main, "--input", "images/a.jpg", "--threshold", threshold) == 0
+    assert [found["class"] for found in predictions()["a.jpg"]["detections"]] == classes
+
+
 def test_class_names_come_from_the_checkpoint_then_the_dataset_then_are_numbers(work, main):
     def name(*options, **kwargs):
         assert run(main, "--input", "images/b.png", *options, **kwargs) == 0
@@ -239,6 +254,65 @@ def test_unreadable_images_are_named_and_the_others_written(work, main, capsys):
     assert list(predictions()) == ["a.jpg", "b.png", "c.png"]
 
 
+def annotate(**changes):
+    """Change the annotations of images/b.png: of its image, or of the whole content."""
+    content = json.loads(Path("instances.json").read_text())
+    content["images"][0].update({key: value for key, value in changes.items() if key not in content})
+    content.update({key: value for key, value in changes.items() if key in content})
+    Path("instances.json").write_text(json.dumps(content))
+
+
+BAD_ANNOTATIONS = {
+    "another width": ({"width": 99}, "b.png: is 100 x 160 pixels, but image 5"),
+    "no width": ({"width": None}, 'image 5 (b.png) has "width": null'),
+    "no images": ({"images": []}, '"images" is empty'),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ANNOTATIONS)
+def test_wrong_annotations_cost_only_the_panel_of_their_picture(work, main, capsys, case):
+    changes, message = BAD_ANNOTATIONS[case]
+    annotate(**changes)
+    assert run(main, "dataloader.root=.", "--input", "images") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "annotations are not shown" in said[0] and message in said[0]
+    assert list(predictions()) == ["a.jpg", "b.png", "c.png"] and Path("out/contact_sheet.png").is_file()
+
+
+def test_a_missing_folder_of_data_does_not_matter_where_weights_name_the_classes(work, main, capsys):
+    Path("config.py").write_text(CONFIG.replace('{"root": "nowhere"}', '{"root": "nowhere", "data": "nowhere"}'))
+    assert run(main, "--input", "images") == 2
+    assert "annotations are not shown: dataloader.data=nowhere: no such folder" in capsys.readouterr().err
+    assert list(predictions()) == ["a.jpg", "b.png", "c.png"]
+
+
+def test_the_weights_decide_the_number_of_classes(work, main):
+    weights = {"scores": torch.tensor([0.9, 0.4, 0.1])}
+    torch.save({"model": weights, "class_names": ["x", "y", "z"], "category_ids": [4, 9, None]}, "three.pth")
+    assert run(main, "--input", "images/a.jpg", weights="three.pth") == 0
+    found = predictions()["a.jpg"]["detections"]
+    assert [(one["class"], one["category_id"]) for one in found] == [("x", 4), ("y", 9)]
+
+
+def test_category_ids_come_from_the_checkpoint_then_the_dataset_then_are_null(work, main):
+    def category(*options, **kwargs):
+        assert run(main, "--input", "images/b.png", *options, **kwargs) == 0
+        return predictions()["b.png"]["detections"][0]["category_id"]
+
+    assert category("dataloader.root=.", weights="nameless.pth") == 3
+    assert category(weights="nameless.pth") is None
+    assert category("dataloader.root=.") is None, "these weights have other class names than the dataset"
+
+
+def test_ctrl_c_leaves_what_is_done(work, main, capsys):
+    stop = MODEL.replace("found = []", "found = []\n        if batch.pixels[0, 0].max() < 128: raise KeyboardInterrupt")
+    (work / "predict_stand_in.py").write_text(stop)  # images/c.png, the third, has no red
+    assert run(main, "--input", "images") == 130
+    captured = capsys.readouterr()
+    assert "in 2 of 3 images" in captured.out and "interrupted" in captured.err
+    assert list(predictions()) == ["a.jpg", "b.png"] and Path("out/contact_sheet.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -252,6 +326,11 @@ def test_unreadable_images_are_named_and_the_others_written(work, main, capsys):
         (["--input", "images", "--output", "config.py/out"], "--output config.py/out: not writable"),
         (["--input", "images", "--output", "images"], "--output images: holds the image images/a.jpg itself"),
         (["--input", "images", "--threshold", "30"], "--threshold 30: expected a score from 0 to 1"),
+        (["--input", "images", "--threshold", "0.3,red box"], "--threshold red box: expected a score from 0 to 1"),
+        (
+            ["--input", "images", "--threshold", "red=0.5"],
+            "--threshold red=0.5: there is no such class (near: red box)",
+        ),
         (["--input", "images", "--limit", "0"], "--limit 0: expected at least 1"),
         (["--input", "images", "--device", "warp:9"], "--device warp:9: not available"),
         (["--input", "images", "model.num_clases=3"], "model.num_clases"),

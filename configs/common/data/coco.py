@@ -1,4 +1,8 @@
-"""A COCO-format dataset, augmented as DETR does. `dataloader.root` alone says where it lies."""
+"""A COCO-format dataset, augmented as DETR does.
+
+`dataloader.root` alone says where COCO lies. For other data, `dataloader.data` finds the files (see
+`crossstage.data.layouts`), and `dataloader.image_size` changes all lengths of the augmentation together.
+"""
 
 from omegaconf import OmegaConf
 
@@ -11,6 +15,8 @@ from crossstage.evaluation import CocoEvaluator
 dataloader = OmegaConf.create()
 
 dataloader.root = "datasets/coco"
+dataloader.data = None  # a folder, or [train.json, val.json]: replaces the files below and sets the number of classes
+dataloader.image_size = None  # the largest short edge in pixels; the other lengths follow. None: as written below
 
 dataloader.train = L(TrainLoader)(
     dataset=L(CocoDetection)(
@@ -23,6 +29,7 @@ dataloader.train = L(TrainLoader)(
         max_size=1333,
         crop_short_edges=[400, 500, 600],
         crop_size=[384, 600],
+        image_size="${dataloader.image_size}",
     ),
     total_batch_size=16,  # over all GPUs
     num_workers=4,  # per GPU
@@ -35,7 +42,7 @@ dataloader.test = L(TestLoader)(
         image_root="${dataloader.root}/val2017",
         keep_empty=True,
     ),
-    transform=L(Resize)(short_edge=800, max_size=1333),
+    transform=L(Resize)(short_edge=800, max_size=1333, image_size="${dataloader.image_size}"),
     batch_size=1,
     num_workers=4,
 )

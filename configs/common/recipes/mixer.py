@@ -14,14 +14,14 @@ from torchvision.transforms.v2 import Compose
 
 from crossstage.config import LazyCall as L
 from crossstage.config import get_config
-from crossstage.data.transforms import RandomFlip, Resize
+from crossstage.data.transforms import RandomFlip
 from crossstage.engine.optim import WarmupParamScheduler
 from crossstage.modeling.backbone import DeformableStages, FixedStatistics
 
 dataloader = get_config("common/data/coco.py").dataloader
 dataloader.train.size_divisor = 32
 dataloader.test.size_divisor = 32
-flip_only = L(Compose)(transforms=[L(RandomFlip)(probability=0.5), L(Resize)(short_edge=800, max_size=1333)])
+flip_only = L(Compose)(transforms=[L(RandomFlip)(probability=0.5), dataloader.test.transform])
 
 optimizer = get_config("common/optim.py").AdamW
 optimizer.lr = 2.5e-5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossstage.checkpoints.classes import COCO_CLASSES, class_axes, class_indices, select_classes
+from crossstage.checkpoints.classes import COCO_CLASSES, class_axes, class_indices, rows_by_name, select_classes
 from crossstage.config import LazyConfig, instantiate
 from crossstage.errors import InputError
 from tests.foreign_names import PROJECTS
@@ -94,3 +94,33 @@ def test_wrong_names_are_answered_with_near_ones(wanted: list[str], message: str
 
 def test_names_become_indices_in_the_order_asked_for():
     assert class_indices(["toothbrush", "person", "car"], COCO_CLASSES) == [79, 0, 2]
+
+
+ROWS = {  # their classes, our classes, expected rows of ours: their row, or None for our initialisation
+    "another order": (["a", "b", "c"], ["c", "a", "b"], [2, 0, 1]),
+    "fewer": (["a", "b", "c"], ["c"], [2]),
+    "more": (["a", "b"], ["b", "x", "a"], [1, None, 0]),
+    "as many, others": (["a", "b"], ["x", "y"], [None, None]),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_each_class_gets_the_rows_of_its_name(case: str):
+    theirs, ours, rows = ROWS[case]
+    state = {
+        "head": torch.arange(2.0 * len(theirs)).view(-1, 2),
+        "embed": torch.arange(len(theirs) + 1.0),
+        "x": torch.ones(3),
+    }
+    expected = {"head": -torch.ones(len(ours), 2), "embed": -torch.ones(len(ours) + 1), "x": torch.zeros(3)}
+    fitted = rows_by_name(state, expected, {"head": 0, "embed": 0}, theirs=theirs, ours=ours)
+    for position, row in enumerate(rows):
+        assert fitted["head"][position].tolist() == ([-1, -1] if row is None else state["head"][row].tolist())
+        assert fitted["embed"][position] == (-1 if row is None else row)
+    assert fitted["embed"][-1] == len(theirs), "the row for no object"
+    assert fitted["x"] is state["x"] and (expected["head"] == -1).all()
+
+
+def test_tensors_whose_rows_are_not_those_of_the_names_stay():
+    state, expected = {"head": torch.zeros(91)}, {"head": torch.ones(2)}
+    assert rows_by_name(state, expected, {"head": 0}, theirs=["a", "b"], ours=["b", "a"])["head"] is state["head"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from crossstage.data.coco import CocoDetection, read_image
+from crossstage.data.coco import CocoDetection
 from crossstage.errors import InputError
 
+NAN = float("nan")
 BOX = {"image_id": 100, "bbox": [1, 2, 10, 20]}
 
 
@@ -30,27 +31,6 @@ def test_a_sample_has_contiguous_labels_and_absolute_corners(coco_folder):
     assert dataset[1].boxes.tolist() == [[0, 0, 5, 5]] and dataset[1].image_id == 101
 
 
-def test_pixels_are_rgb_whatever_the_file_holds(tmp_path):
-    colour = (200, 100, 50)
-    Image.new("RGB", (8, 6), colour).save(tmp_path / "rgb.png")
-    Image.new("L", (8, 6), 90).save(tmp_path / "grey.png")
-    Image.new("RGBA", (8, 6), (*colour, 128)).save(tmp_path / "alpha.png")
-    assert read_image(tmp_path / "rgb.png")[:, 0, 0].tolist() == list(colour)
-    assert read_image(tmp_path / "grey.png")[:, 0, 0].tolist() == [90] * 3
-    assert read_image(tmp_path / "alpha.png").shape == (3, 6, 8)
-
-
-def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path):
-    image = Image.new("RGB", (8, 6))
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    image.save(tmp_path / "turned.png", exif=exif)
-    pixels = read_image(tmp_path / "turned.png")
-    assert pixels.shape == (3, 8, 6)
-    assert pixels[0, 0, 5] == 255
-
-
 def test_crowd_and_useless_boxes_are_left_out_and_counted_in_one_line(coco_folder, caplog):
     boxes = [
         BOX,
@@ -64,8 +44,9 @@ def test_crowd_and_useless_boxes_are_left_out_and_counted_in_one_line(coco_folde
         dataset = load(coco_folder([(40, 30)], boxes))
     assert dataset[0].boxes.tolist() == [[1, 2, 11, 22], [0, 0, 6, 6]]
     assert "1 crowd regions" in caplog.text
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1 and "dropped 2 boxes without area and 1 outside their image" in warnings[0]
+    dropped, beyond = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert "dropped 2 boxes without area and 1 outside their image" in dropped
+    assert "2 of 5 boxes reach beyond their image" in beyond
 
 
 def test_images_without_boxes_stay_or_go(coco_folder):
@@ -82,6 +63,25 @@ def test_only_empty_images_is_an_error_when_they_are_to_be_dropped(coco_folder):
         load(coco_folder([(40, 30)], []), keep_empty=False)
 
 
+@pytest.mark.parametrize(("value", "number"), [(0, 1), (1, 0), (False, 1), (True, 0)])
+def test_iscrowd_is_0_or_1_or_a_boolean(coco_folder, value, number):
+    folder = coco_folder([(40, 30)], [{**BOX, "iscrowd": value}])
+    assert len(load(folder)[0].labels) == number
+
+
+def test_what_only_python_accepts_is_read(coco_folder):
+    """NaN in a field that is not used, and a byte-order mark."""
+    folder = coco_folder([(40, 30)], [{**BOX, "score": NAN}])
+    text = (folder / "instances.json").read_text()
+    (folder / "instances.json").write_bytes(text.encode("utf-8-sig"))
+    assert len(load(folder)[0].labels) == 1
+
+
+def test_a_file_that_changed_is_read_again(coco_folder):
+    assert len(load(coco_folder([(40, 30)], [BOX]))[0].labels) == 1
+    assert len(load(coco_folder([(40, 30)], [BOX, {**BOX, "bbox": [3, 3, 9, 9]}]))[0].labels) == 2
+
+
 def test_iscrowd_may_be_absent(coco_folder):
     folder = coco_folder([(40, 30)], [BOX], lambda content: content["annotations"][0].pop("iscrowd"))
     assert len(load(folder)[0].labels) == 1
@@ -95,19 +95,45 @@ def remove(kind, key):
     return lambda content: content[kind][-1].pop(key)
 
 
-NAN = float("nan")
 WRONG = {
     "annotation of an unknown image": (set_in("annotations", "image_id", 9), 'annotation 51 has "image_id": 9, which'),
     "of an unknown category": (set_in("annotations", "category_id", 4), 'annotation 51 has "category_id": 4, which'),
     "NaN box": (
         set_in("annotations", "bbox", [1, NAN, 3, 4]),
-        "annotation 51 has bbox [1, NaN, 3, 4]; expected finite",
+        "annotation 51 has bbox [1.0, NaN, 3.0, 4.0]; expected finite",
     ),
     "infinite box": (set_in("annotations", "bbox", [1, 2, float("inf"), 4]), "annotation 51 has bbox"),
     "inverted box": (set_in("annotations", "bbox", [9, 9, -3, 4]), "width and height may not be negative"),
-    "box of three": (set_in("annotations", "bbox", [1, 2, 3]), "annotation 51 has bbox [1, 2, 3]; expected four"),
-    "box of words": (set_in("annotations", "bbox", [1, 2, 3, "4"]), "annotation 51 has bbox"),
-    "box is a word": (set_in("annotations", "bbox", "all"), 'annotation 51 has "bbox": "all"; expected a list'),
+    "box of three": (set_in("annotations", "bbox", [1, 2, 3]), 'annotation 51 has "bbox": [1, 2, 3]; expected four'),
+    "box of words": (set_in("annotations", "bbox", [1, 2, 3, "4"]), 'annotation 51 has "bbox": [1, 2, 3, "4"]'),
+    "box is a word": (set_in("annotations", "bbox", "all"), 'annotation 51 has "bbox": "all"; expected four numbers'),
+    "box has null": (set_in("annotations", "bbox", [1, 2, None, 4]), 'annotation 51 has "bbox": [1, 2, null, 4]'),
+    "box has true": (set_in("annotations", "bbox", [1, 2, True, 4]), 'annotation 51 has "bbox": [1, 2, true, 4]'),
+    "crowd is text": (set_in("annotations", "iscrowd", "0"), 'annotation 51 has "iscrowd": "0"; expected 0 or 1'),
+    "crowd is null": (set_in("annotations", "iscrowd", None), 'annotation 51 has "iscrowd": null; expected 0 or 1'),
+    "crowd is a list": (set_in("annotations", "iscrowd", [0]), 'annotation 51 has "iscrowd": [0]; expected 0 or 1'),
+    "crowd is NaN": (set_in("annotations", "iscrowd", NAN), 'annotation 51 has "iscrowd": NaN; expected 0 or 1'),
+    "crowd is 2": (set_in("annotations", "iscrowd", 2), 'annotation 51 has "iscrowd": 2; expected 0 or 1'),
+    "area is text": (set_in("annotations", "area", "12.5"), 'annotation 51 has "area": "12.5"; expected a number of'),
+    "area is null": (set_in("annotations", "area", None), 'annotation 51 has "area": null; expected a number of'),
+    "area is true": (set_in("annotations", "area", True), 'annotation 51 has "area": true; expected a number of'),
+    "area is NaN": (set_in("annotations", "area", NAN), 'annotation 51 has "area": NaN; expected a'),
+    "area is infinite": (set_in("annotations", "area", float("inf")), 'annotation 51 has "area": Infinity; expected a'),
+    "area is negative": (set_in("annotations", "area", -3), 'annotation 51 has "area": -3; expected a number of'),
+    "image_id is text": (set_in("annotations", "image_id", "100"), 'annotation 51 has "image_id": "100"; expected a'),
+    "image_id is true": (set_in("annotations", "image_id", True), 'annotation 51 has "image_id": true; expected a'),
+    "category_id is a list": (set_in("annotations", "category_id", [3]), '51 has "category_id": [3]; expected a whole'),
+    "category_id is a float": (
+        set_in("annotations", "category_id", 3.0),
+        '51 has "category_id": 3.0; expected a whole',
+    ),
+    "width is text": (set_in("images", "width", "20"), 'image 101 (1.jpg) has "width": "20"; expected a positive'),
+    "height is null": (set_in("images", "height", None), 'image 101 (1.jpg) has "height": null; expected a positive'),
+    "height is NaN": (set_in("images", "height", NAN), 'image 101 (1.jpg) has "height": NaN; expected a positive'),
+    "file name is a number": (set_in("images", "file_name", 5), 'image 101 has "file_name": 5; expected a string'),
+    "file name is empty": (set_in("images", "file_name", ""), 'has "file_name": ""; expected a string'),
+    "name is null": (set_in("categories", "name", None), 'category 3 has "name": null; expected a string'),
+    "name is a number": (set_in("categories", "name", 1), 'category 3 has "name": 1; expected a string'),
     "no bbox": (remove("annotations", "bbox"), 'annotation 51 has no "bbox"'),
     "no annotation id": (remove("annotations", "id"), 'annotations[1] has no "id"; expected a whole number'),
     "duplicate annotation": (set_in("annotations", "id", 50), "annotations id 50 occurs 2 times"),
@@ -115,12 +141,15 @@ WRONG = {
     "duplicate category": (set_in("categories", "id", 7), "categories id 7 occurs 2 times"),
     "no file name": (remove("images", "file_name"), 'image 101 has no "file_name"'),
     "no height": (remove("images", "height"), 'image 101 (1.jpg) has no "height"'),
-    "no width in pixels": (set_in("images", "width", 0), "image 101 (1.jpg) has height 20 and width 0"),
+    "no width in pixels": (
+        set_in("images", "width", 0),
+        'image 101 (1.jpg) has "width": 0; expected a positive whole number',
+    ),
     "id is a word": (set_in("images", "id", "b"), 'has "id": "b"; expected a whole number'),
-    "id is huge": (set_in("images", "id", 2**70), "expected a number of at most 63 bits"),
+    "id is huge": (set_in("images", "id", 2**70), "expected a whole number of at most 63 bits"),
     "no category name": (remove("categories", "name"), 'category 3 has no "name"'),
     "an image is no object": (lambda content: content["images"].append(5), "images[2] is 5; expected an object"),
-    "an annotation is null": (lambda content: content["annotations"].append(None), "annotations[2] is None"),
+    "an annotation is null": (lambda content: content["annotations"].append(None), "annotations[2] is null"),
     "no images": (lambda content: content["images"].clear(), '"images" is empty'),
     "no categories": (lambda content: content["categories"].clear(), '"categories" is empty'),
     "without images": (lambda content: content.pop("images"), 'has no list "images"'),
@@ -191,6 +220,21 @@ def test_preflight_names_the_image_that_cannot_be_used(coco_folder, case):
         with pytest.raises(InputError, match=r"1\.jpg"):
             dataset[1]
     dataset[0], dataset[2]
+
+
+@pytest.mark.parametrize("turn", [5, 6, 7, 8])
+def test_exif_is_named_where_it_is_the_cause(coco_folder, turn):
+    folder = coco_folder([(40, 30)], [BOX])
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (30, 40)).save(folder / "images" / "0.jpg", exif=exif)
+    with pytest.raises(
+        InputError, match=rf"is 40 x 30 pixels, but .* has width 30 and height 40; .*orientation {turn}"
+    ):
+        load(folder)[0]
+    Image.new("RGB", (40, 30)).save(folder / "images" / "0.jpg")
+    with pytest.raises(InputError, match="boxes would be misplaced"):
+        load(folder)[0]
 
 
 def test_preflight_decodes_no_more_than_asked_but_looks_at_every_file(coco_folder, monkeypatch):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torchvision.transforms.v2 import Compose
 
 from crossstage.data.batch import Sample, bounding_boxes
 from crossstage.data.transforms import (
+    SHORT_EDGES,
     DetrAugmentation,
     RandomFlip,
     Resize,
@@ -147,9 +149,39 @@ def test_one_seed_decides_all(sample):
     assert len({draw(seed).size for seed in range(20)}) > 5
 
 
+def test_one_value_scales_all_lengths_of_detrs_augmentation():
+    scaled = DetrAugmentation(image_size=400)
+    assert scaled.short_edges == tuple(round(edge / 2) for edge in SHORT_EDGES) and scaled.max_size == round(1333 / 2)
+    assert scaled.crop_short_edges == (200, 250, 300) and scaled.crop_size == (192, 300)
+    assert DetrAugmentation(image_size=None).short_edges == SHORT_EDGES
+    assert DetrAugmentation(max_size=None, image_size=400).max_size is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),  # of an image of 150 x 200
+    [
+        ({"image_size": 75}, (75, 100)),
+        ({"short_edge": 100, "max_size": 120, "image_size": 200}, (180, 240)),
+        ({"short_edge": None, "max_size": 512}, (150, 200)),
+        ({"short_edge": None, "max_size": 100}, (75, 100)),
+        ({"short_edge": None, "max_size": 100, "image_size": 300}, (300, 400)),
+        ({"short_edge": 300, "max_size": None, "image_size": 75}, (75, 100)),
+    ],
+)
+def test_resize_by_one_value(sample, arguments, size):
+    assert Resize(**arguments)(sample).size == size
+
+
+def test_torchvisions_compose_applies_one_after_the_other(sample):
+    both = Compose([RandomFlip(1.0), Resize(75, None)])(sample)
+    assert both.size == (75, 100) and both.boxes[0].tolist() == [55, 15, 90, 35]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: Resize(image_size=0), "image_size=0: expected a whole number"),
+        (lambda: DetrAugmentation(image_size=-1), "image_size=-1: expected a whole number"),
         (lambda: Resize(0), "short_edge=0: expected a whole number"),
         (lambda: DetrAugmentation(short_edges=[]), r"short_edges=\[\]: expected at least one"),
         (lambda: DetrAugmentation(crop_size=[600, 384]), r"crop_size=\[600, 384\]: expected \[least, largest\]"),

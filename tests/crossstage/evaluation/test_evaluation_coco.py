@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
 
+from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation import CocoEvaluator, coco
 from crossstage.structures import Detections, ImageBatch
@@ -104,7 +106,7 @@ def test_pycocotools_agrees_on_all_numbers(crowded, tmp_path):
     evaluator = CocoEvaluator(json_file, output_dir=tmp_path / "out")
     scores = evaluated(evaluator, found)
     records = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-    curves = coco.evaluated_curves(coco.read_truth(json_file), records)
+    curves = coco.evaluated_curves(coco.truth_records(read_coco(json_file)), records)
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = COCO(str(json_file))
         summary = COCOeval(theirs, theirs.loadRes(str(tmp_path / "out" / "coco_instances_results.json")), "bbox")
@@ -250,3 +252,48 @@ def test_two_processes_score_as_one(crowded, tmp_path):
     for rank in (0, 1):
         assert json.loads((tmp_path / f"scores{rank}.json").read_text()) == alone
     assert (tmp_path / "out0").is_dir() and not (tmp_path / "out1").exists()
+
+
+@pytest.mark.parametrize(
+    "classes", [["cow", "cat", "dog"], ["dog", "cow", "cat", "bird"], ["bird", "cat", "dog", "cow"]]
+)
+def test_perfect_detections_by_the_classes_of_training_have_100_percent(write, tmp_path, classes):
+    """The file's own order is cat, dog, cow; it does not list bird, whose detections count nowhere."""
+    json_file = write({1: [(10, 20, 50, 60, 9, {}), (100, 20, 50, 60, 4, {}), (200, 20, 50, 60, 30, {})]})
+    boxes = {"dog": [10, 20, 60, 80], "cat": [100, 20, 150, 80], "cow": [200, 20, 250, 80], "bird": [9, 9, 99, 99]}
+    evaluator = CocoEvaluator(json_file, classes=classes, output_dir=tmp_path)
+    scores = evaluated(evaluator, {1: detections(*((boxes[name], 0.9, classes.index(name)) for name in classes))})
+    assert [scores[name] for name in ("AP", "AP-dog", "AP-cat", "AP-cow")] == [pytest.approx(100)] * 4
+    assert "bird" not in classes or math.isnan(scores["AP-bird"])
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert sorted(record["category_id"] for record in written) == [4, 9, 30]
+
+
+OUT_OF_REACH = {  # objects (x, y, w, h) of one image of 500 x 400, max_detections, what is said
+    "nothing": ([(10, 20, 50, 60)], 100, None),
+    "no area": ([(10, 20, 50, 60), (10, 20, 0, 60)], 100, "of 2 objects, .*: 1 without area; .* AP 50"),
+    "outside": ([(10, 20, 50, 60), (600, 20, 50, 60)], 100, "1 outside their image; .* AP 50"),
+    "partly outside": ([(460, 20, 50, 60)], 100, "1 with less than 95% of their box inside the image; .* AP 70"),
+    "rounded": ([(451, 20, 50, 60)], 100, None),
+    "too many": ([(10 * i, 20, 8, 60) for i in range(5)], 3, "2 more than max_detections=3 per image and .* AP 6"),
+    "several": (
+        [(10, 20, 0, 60), (600, 20, 50, 60), (10, 20, 5, 5)], 100, "1 without area, 1 outside their image; .* AP 3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OUT_OF_REACH)
+def test_what_evaluation_cannot_reach_is_said_once_with_its_number(write, caplog, case):
+    objects, limit, expected = OUT_OF_REACH[case]
+    json_file = write({1: [(*box, 4, {}) for box in objects]})
+    evaluator = CocoEvaluator(json_file, max_detections=limit)
+    evaluated(evaluator, {1: detections(([10, 20, 60, 80], 0.9, 0))})
+    said = [record.getMessage() for record in caplog.records if "cannot reach" in record.getMessage()]
+    assert len(said) == (expected is not None)
+    assert expected is None or re.search(expected, said[0]), said
+
+
+def test_a_crowd_region_need_not_be_reached(write, caplog):
+    json_file = write({1: [(10, 20, 50, 60, 4, {}), (450, 20, 200, 60, 4, {"iscrowd": 1})]})
+    CocoEvaluator(json_file)
+    assert "cannot reach" not in caplog.text

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from crossstage.evaluation import CocoEvaluator
-from crossstage.evaluation.coco import read_truth
 from crossstage.evaluation.mistakes import Scene, judge, overlaps
 from crossstage.evaluation.report import report, write_report
 
@@ -123,6 +122,16 @@ def test_each_kind_is_counted_once_and_its_cost_is_not_negative(evaluator):
     assert [scene.image_id for scene, _, _ in made.worst] == [1, 3, 2]
 
 
+def test_classes_in_the_order_of_a_training_keep_their_own_numbers(evaluator, tmp_path):
+    """The columns of COCO's curves follow the category ids; a training may list the classes in another order."""
+    other = CocoEvaluator(tmp_path / "truth.json", classes=("owl", "cow", "<dog>", "cat"))
+    other.results = evaluator.results
+    expected = {row["name"]: row for row in numbers(evaluator).classes}
+    found = {row["name"]: row for row in numbers(other).classes}
+    assert found.pop("owl") == {"name": "owl", "AP": None, "AP50": None, "objects": 0}
+    assert found == expected
+
+
 @pytest.mark.parametrize(
     ("kind", "image", "change"),
     [
@@ -144,7 +153,7 @@ def test_the_cost_is_what_correcting_by_hand_brings(evaluator, kind, image, chan
 
 def test_the_cost_of_missing_is_that_of_the_object(evaluator, tmp_path):
     made = numbers(evaluator)
-    content = read_truth(evaluator.json_file)
+    content = evaluator.truth
     evaluator._truth = {**content, "annotations": [a for a in content["annotations"] if a["id"] != 5]}
     assert content["annotations"][4]["image_id"] == 3 and content["annotations"][4]["category_id"] == 10
     assert made.mistakes["missed"]["cost_ap50"] == pytest.approx(numbers(evaluator).ap50 - made.ap50)

@@ -1,0 +1,87 @@
+"""Finds the images that a command is given, and names and writes the pictures that it draws."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from crossstage.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SHEET_FILE = "contact_sheet.png"
+
+
+def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
+    """Find the image files.
+
+    Args:
+        inputs: files, folders and globs.
+        flag: the argument that they were given with, for messages.
+
+    Returns:
+        Each file once; those of a folder or glob are sorted by name.
+
+    Raises:
+        InputError: if an input matches no image.
+    """
+    files: dict[str, Path] = {}
+    for text in inputs:
+        path = Path(os.path.expanduser(text))  # Path.expanduser raises an error for an unknown user
+        if path.is_file():
+            matches = [path]
+        else:
+            inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            matches = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not matches:
+            raise InputError(
+                f"{flag} {text}: no images matched; expected an image file, a folder with images "
+                f"({', '.join(IMAGE_SUFFIXES)}) or a quoted glob such as 'folder/*.jpg'"
+            )
+        for file in matches:
+            files.setdefault(os.path.realpath(file), file)
+    if not files:
+        raise InputError(f"{flag}: no images given; expected image files, folders or globs")
+    return list(files.values())
+
+
+def picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """The name of the picture of each image: the image's own name, with a number if several images share it."""
+    taken = {SHEET_FILE}
+    names = {}
+    for file in files:
+        suffix = ".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        name, count = file.stem + suffix, 1
+        while name.lower() in taken:  # some file systems do not distinguish upper and lower case
+            count += 1
+            name = f"{file.stem}_{count}{suffix}"
+        taken.add(name.lower())
+        names[file] = name
+    return names
+
+
+def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) -> None:
+    """Create the folder. Raises InputError if it is not writable, or if a picture would replace an input image."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise InputError(f"--output {output}: not writable ({error.strerror}); choose another folder") from error
+    folder = os.path.realpath(output)
+    written = {os.path.join(folder, name) for name in (SHEET_FILE, *names.values())}
+    if replaced := [file for file in files if os.path.realpath(file) in written]:
+        raise InputError(f"--output {output}: holds the image {replaced[0]} itself; choose another folder")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its suffix. Raises InputError if it cannot be written."""
+    options: dict[str, Any] = {"quality": 92} if path.suffix == ".jpg" else {}
+    try:
+        picture.save(path, **options)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
