@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from csla import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels
+from csla import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels, cross_stage_scores
 from csla.labels import stage_window
 from tests.random_scenes import boxes_inside
 
@@ -51,11 +51,12 @@ def in_window(i: int, j: int, look_back: int | None, look_ahead: int | None) -> 
     return (look_back is None or j >= i - look_back) and (look_ahead is None or j <= i + look_ahead)
 
 
-def labels_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, plain_last_stages) -> Tensor:
-    """y_i[q, c] = 1 iff a stage j of the window matched q with an object of class c that stage i's box overlaps."""
+def scores_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, plain_last_stages) -> Tensor:
+    """y_i[q, c] = 1 iff a stage j of the window matched q with an object of class c that stage i's box overlaps; the
+    score is the largest IoU with such an object, -1 without one."""
     matches, boxes, labels, objects = scene
     stages, batch, queries = matches.shape
-    targets = torch.zeros(stages, batch, queries, CLASSES, dtype=torch.bool)
+    scores = torch.full((stages, batch, queries, CLASSES), -1.0, dtype=boxes.dtype)
     for i in range(stages):
         for image in range(batch):
             for query in range(queries):
@@ -69,8 +70,8 @@ def labels_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, 
                     else:
                         positive = overlap >= iou_threshold or (i == j and not filter_own)
                     if positive:
-                        targets[i, image, query, labels[image, t]] = True
-    return targets
+                        scores[i, image, query, labels[image, t]].clamp_(min=overlap)
+    return scores
 
 
 @given(
@@ -80,7 +81,7 @@ def labels_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, 
     st.booleans(),
     st.integers(0, 3),
 )
-def test_labels_are_those_of_the_sentence(scene, scope, threshold, filter_own, plain):
+def test_labels_and_scores_are_those_of_the_sentence(scene, scope, threshold, filter_own, plain):
     options = {
         "iou_threshold": threshold,
         "look_back": scope[0],
@@ -88,8 +89,10 @@ def test_labels_are_those_of_the_sentence(scene, scope, threshold, filter_own, p
         "filter_own": filter_own,
         "plain_last_stages": plain,
     }
-    ours = cross_stage_labels(*scene, num_classes=CLASSES, **options)
-    assert ours.equal(labels_by_loops(scene, **options))
+    expected = scores_by_loops(scene, **options)
+    assert cross_stage_labels(*scene, num_classes=CLASSES, **options).equal(expected >= 0)
+    scores = cross_stage_scores(*scene, num_classes=CLASSES, **options)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
 
 
 def box_matches_by_loops(scene, *, iou_threshold, look_back, look_ahead) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from crossstage.layers.multi_hot import matched_labels, multi_hot
+from crossstage.layers.multi_hot import largest_per_class, matched_labels, multi_hot
 from crossstage.layers.stage_overlap import stage_overlap
 from crossstage.structures import Assignment, PaddedTargets, StageOutputs
 
@@ -41,10 +41,9 @@ class OverlapTargets:
         stages = assignment.label_stages
         if stages is None:  # the own stage alone
             stages = torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)[:, :, None, None]
-        given = (overlap * (stages & (assignment.matches >= 0))).movedim(1, -1)  # [S (i), B, N, S (j)]
-        classes = matched_labels(assignment.matches, targets.labels).movedim(0, -1).expand_as(given)
-        values = torch.zeros_like(outputs.logits.detach(), dtype=boxes.dtype)
-        values = values.scatter_reduce_(-1, classes, given, reduce="amax")
+        keep = stages & (assignment.matches >= 0)
+        classes = matched_labels(assignment.matches, targets.labels)
+        values = largest_per_class(overlap, classes, keep, num_classes=outputs.logits.shape[-1])
         least = torch.finfo(boxes.dtype).tiny
         labels = values.clamp_(min=least, max=1).mul_(assignment.labels > 0)
         return replace(assignment, labels=labels)
