@@ -131,7 +131,7 @@ class _CrossStageCriterion:
         self.stages = (*(stage for stage in auxiliary if stage["logits"] is not self.proposals), outputs)
         with shadowed(self.criterion, matcher=self.match, get_loss=self.get_loss):
             losses = self.criterion(outputs, targets)
-        found = len(self.stages) == len(auxiliary) + (self.proposals is None)
+        found = not auxiliary or len(self.stages) == len(auxiliary) + (self.proposals is None)
         if not found or self.asked != set(self.scores):
             raise RuntimeError(
                 f"{type(self.criterion).__name__} of this transformers hides its stages from csla.transformers: "

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from crossstage.errors import InputError
 
 OLDEST, FULL = (4, 52), (5, 18)  # versions: the first with this interface for all models; see `_warn_of_denoising`
+DENOISING = ("RTDetrForObjectDetectionLoss", "DFineForObjectDetectionLoss")  # the loss functions that it is about
 SUPPORTED = (
     "Deformable-DETR, Conditional-DETR, DAB-DETR, RT-DETR, RT-DETRv2, D-FINE, DEIMv2, LW-DETR and RF-DETR "
     "(...ForObjectDetection)"
@@ -145,8 +146,7 @@ def _warn_of_denoising(name: str, loss_function: Any, config: Any, version: tupl
     Before 5.18 the losses of the last stage of RT-DETR and D-FINE also covered the denoising queries, with matches of
     their own (corrected by https://github.com/huggingface/transformers/pull/48528). These queries are cut off here.
     """
-    affected = loss_function.__name__ in ("RTDetrForObjectDetectionLoss", "DFineForObjectDetectionLoss")
-    if affected and version < FULL and getattr(config, "num_denoising", 0) > 0:
+    if loss_function.__name__ in DENOISING and version < FULL and getattr(config, "num_denoising", 0) > 0:
         warnings.warn(
             f"{name}: before transformers 5.18 the last stage's losses also cover the denoising queries; with_csla "
             "leaves them out. Compare with and without CSLA in transformers 5.18 or newer only",

@@ -1,5 +1,8 @@
 """Detectors of Hugging Face transformers at toy size with random weights, without a download; and objects for them."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +12,8 @@ from crossstage.torchvision_on_cpu import declare_missing_operators
 
 declare_missing_operators()
 import transformers  # noqa: E402 - it imports torchvision
+
+from csla.transformers_families import DENOISING, FULL  # noqa: E402
 
 CLASSES, LAYERS, QUERIES, GROUPS = 4, 3, 12, 13
 """Of each model: classes, decoder layers, queries; and query groups of LW-DETR and RF-DETR in training."""
@@ -98,3 +103,55 @@ def annotations(*counts: int) -> list[dict[str, Tensor]]:
         centres, sides = 0.35 + 0.3 * torch.rand(count, 2), 0.2 + 0.3 * torch.rand(count, 2)
         found.append({"class_labels": torch.randint(0, CLASSES, (count,)), "boxes": torch.cat([centres, sides], -1)})
     return found
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a model gives to its loss function in one step.
+
+    Attributes:
+        model: the model; its loss function is not used.
+        plain: the loss function of transformers.
+        arguments: the arguments by name, with the graph of the step.
+    """
+
+    model: Any
+    plain: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    @property
+    def denoising(self) -> int:
+        """Denoising queries, which come first."""
+        return (self.arguments.get("denoising_meta_values") or {"dn_num_split": (0,)})["dn_num_split"][0]
+
+    @property
+    def covers_denoising(self) -> bool:
+        """Whether the plain losses of the last stage cover denoising queries too; see `csla.transformers_families`."""
+        old = tuple(map(int, transformers.__version__.split(".")[:2])) < FULL
+        return old and self.plain.__name__ in DENOISING
+
+    def losses(self, function: Callable[..., Any] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the terms by a loss function; None: the plain one, over the same queries in all versions."""
+        arguments = dict(self.arguments)
+        if function is None and self.covers_denoising:
+            for name in ("logits", "pred_boxes"):
+                arguments[name] = arguments[name][:, self.denoising :]
+        total, terms, _ = (function or self.plain)(**arguments)
+        return total, terms
+
+
+def call_of(name: str, *counts: int, seed: int = 0) -> Call:
+    """Run a model on images with so many objects, up to its loss function."""
+    model, calls = tiny(name), []
+    plain = model.loss_function
+
+    def record(*arguments: Any, **keywords: Any) -> tuple[None, None, None]:
+        calls.append(inspect.signature(plain).bind(*arguments, **keywords).arguments)
+        return None, None, None
+
+    model.loss_function = record
+    torch.manual_seed(seed)
+    model(pixel_values=pixels(len(counts)), labels=annotations(*counts))
+    (arguments,) = calls
+    extra = arguments.pop("kwargs", {})
+    return Call(model, plain, {**arguments, **extra})
