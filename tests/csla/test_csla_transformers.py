@@ -176,6 +176,16 @@ def test_the_model_uses_it_and_a_second_call_replaces_the_options():
     assert found.loss.equal(expected)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in GROUPED])
+def test_the_rule_holds_in_evaluation_too(name: str):
+    """D-FINE and DEIMv2 have one stage there. (LW-DETR and RF-DETR match 13 groups in one group's queries there.)"""
+    model, labels = tiny.tiny(name).eval(), tiny.annotations(3, 0)
+    plain = model(pixel_values=tiny.pixels(), labels=labels)
+    own = with_csla(model, **OWN_STAGE)(pixel_values=tiny.pixels(), labels=labels)
+    torch.testing.assert_close(own.loss, plain.loss, rtol=1e-6, atol=0)
+    assert not with_csla(model)(pixel_values=tiny.pixels(), labels=labels).loss.equal(plain.loss)
+
+
 def test_stages_that_are_not_recognised_are_an_error(monkeypatch: pytest.MonkeyPatch):
     """If transformers copied the logits of the encoder's proposals, these would become a stage of the decoder."""
     call = tiny.call_of("RTDetr", 3, 0)
