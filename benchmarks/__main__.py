@@ -18,7 +18,17 @@ import torch
 
 from benchmarks.measure import Comparison, Setting, machine, print_table
 
-NAMES = ("criterion", "csla", "matching", "focal", "attention", "stage_interactor", "evaluation", "loader")
+NAMES = (
+    "criterion",
+    "csla",
+    "hugging_face",
+    "matching",
+    "focal",
+    "attention",
+    "stage_interactor",
+    "evaluation",
+    "loader",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
