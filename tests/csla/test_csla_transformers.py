@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.structures import PaddedTargets, Target
+from csla import cross_stage_scores
 from csla.detrex_stages import as_matches
 from csla.transformers import CrossStageLoss, with_csla
 from csla.transformers_families import UnsupportedModelError
@@ -186,6 +187,23 @@ def test_the_rule_holds_in_evaluation_too(name: str):
     assert not with_csla(model)(pixel_values=tiny.pixels(), labels=labels).loss.equal(plain.loss)
 
 
+@pytest.mark.parametrize("filter_own", [True, False])
+def test_with_random_weights_no_own_match_reaches_the_threshold(filter_own: bool, monkeypatch: pytest.MonkeyPatch):
+    """The cold start that csla/README.md tells of."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(matches: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        found.append((matches, cross_stage_scores(matches, *arguments, **options)))
+        return found[-1][1]
+
+    monkeypatch.setattr("csla.transformers.cross_stage_scores", recorded)
+    call = tiny.call_of("RTDetr", 6, 4)
+    call.losses(CrossStageLoss(call.plain, {"filter_own": filter_own}))
+    ((matches, scores),) = found
+    assert (matches >= 0).sum() == LAYERS * 10
+    assert (scores >= 0).sum() == (0 if filter_own else LAYERS * 10)
+
+
 def test_stages_that_are_not_recognised_are_an_error(monkeypatch: pytest.MonkeyPatch):
     """If transformers copied the logits of the encoder's proposals, these would become a stage of the decoder."""
     call = tiny.call_of("RTDetr", 3, 0)
@@ -230,6 +248,7 @@ REFUSED = {
     "no detector": (lambda: with_loss_type("ForCausalLM"), "its loss function is ForCausalLMLoss"),
     "a loss of one's own": (with_own_loss, "its loss function is len"),
     "one stage": (without_auxiliary_losses, "auxiliary_loss=True"),
+    "compiled": (lambda: torch.compile(tiny.tiny("RTDetr")), "OptimizedModule is not a model.*on the model inside"),
     "a wrapper": (lambda: nn.DataParallel(tiny.tiny("RTDetr")), "DataParallel is not a model.*on the model inside"),
 }
 

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import weakref
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from crossstage.data.toy.generate import ToySettings, write_toy
 from csla.transformers import CrossStageLoss, with_csla
 from tests import tiny_hugging_face as tiny
 from tests.tiny_hugging_face import NAMES, Call
@@ -54,6 +56,19 @@ def test_the_trainer_trains_evaluates_and_saves_it(name: str, options: dict[str,
     assert (tmp_path / "checkpoint-3/model.safetensors").exists()
     if name != "LwDetr":  # transformers evaluates it with 13 groups of one query
         assert 0 < trainer.evaluate()["eval_loss"] < 1e3
+
+
+def test_the_script_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "csla/README.md").read_text(), flags=re.DOTALL)
+    (script,) = [block for block in blocks if "class CocoImages" in block]
+    assert "max_steps=200" in script
+    monkeypatch.chdir(tmp_path)
+    write_toy("toy", ToySettings(train=4, val=2))
+    names: dict[str, Any] = {"__name__": "script"}
+    exec(compile(script.replace("max_steps=200", "max_steps=2, use_cpu=True"), "csla/README.md", "exec"), names)
+    assert names["trainer"].state.global_step == 2
+    assert isinstance(names["model"].loss_function, CrossStageLoss)
+    assert Path("output/final/config.json").exists()
 
 
 def test_saved_models_carry_no_trace_of_it(tmp_path: Path):
