@@ -18,6 +18,7 @@ from tests.tiny_hugging_face import CLASSES, GROUPS, LAYERS, NAMES, Call, transf
 
 FOCAL = {"DeformableDetr", "ConditionalDetr", "DabDetr"}
 GROUPED = {"LwDetr", "RfDetr"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*before transformers 5.18")
 OWN_STAGE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 
 

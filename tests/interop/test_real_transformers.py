@@ -24,6 +24,7 @@ from tests import tiny_hugging_face as tiny
 from tests.tiny_hugging_face import NAMES, Call
 
 ROOT = Path(__file__).resolve().parents[2]
+GROUPED = "LwDetr" if "LwDetr" in NAMES else "DabDetr"  # transformers has LW-DETR since version 5
 OWN_STAGE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 pytestmark = pytest.mark.filterwarnings("ignore:.*before transformers 5.18")
 
@@ -34,7 +35,7 @@ def loss_of(model: Any, *counts: int, seed: int = 0) -> Tensor:
     return model(pixel_values=tiny.pixels(len(counts)), labels=tiny.annotations(*counts)).loss
 
 
-@pytest.mark.parametrize(("name", "options"), [("RTDetr", {}), ("LwDetr", {"bf16": True}), ("DeformableDetr", {})])
+@pytest.mark.parametrize(("name", "options"), [("RTDetr", {}), (GROUPED, {"bf16": True}), ("ConditionalDetr", {})])
 def test_the_trainer_trains_evaluates_and_saves_it(name: str, options: dict[str, Any], tmp_path: Path):
     from transformers import Trainer, TrainingArguments
 
@@ -88,9 +89,10 @@ def test_a_copy_and_a_pickle_after_a_step_give_the_same_losses():
     model = with_csla(tiny.tiny("RTDetr"))
     loss_of(model, 3, 0).backward()
     expected = loss_of(model, 3, 0)
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert loss_of(copied, 3, 0).equal(expected)
-        assert copied.loss_function.options == model.loss_function.options
+    copied = copy.deepcopy(model)
+    assert loss_of(copied, 3, 0).equal(expected)
+    copied.loss_function = pickle.loads(pickle.dumps(model.loss_function))
+    assert loss_of(copied, 3, 0).equal(expected)
 
 
 def test_nothing_of_a_step_outlives_it():
@@ -156,7 +158,7 @@ def test_under_autocast_the_losses_of_the_own_stage_are_the_plain_ones(name: str
 def _loss_of_a_share(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = tiny.tiny("LwDetr")
+    model = tiny.tiny(GROUPED)
     found = []
     for change in (lambda model: model, lambda model: with_csla(model, **OWN_STAGE), with_csla):
         wrapped = DistributedDataParallel(change(model), find_unused_parameters=True)
