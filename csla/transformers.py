@@ -113,7 +113,7 @@ class _CrossStageCriterion:
         self.stages: tuple[Mapping[str, Any], ...] = ()
         self.indices: dict[int, Indices] = {}  # by the identity of a stage's logits: dicts are copied, tensors are not
         self.scores: dict[int, Tensor] = {}
-        self.asked: set[int] = set()
+        self.called: set[int] = set()
 
     def to(self, device: Any) -> "_CrossStageCriterion":
         """Move the criterion."""
@@ -132,10 +132,10 @@ class _CrossStageCriterion:
         with shadowed(self.criterion, matcher=self.match, get_loss=self.get_loss):
             losses = self.criterion(outputs, targets)
         found = not auxiliary or len(self.stages) == len(auxiliary) + (self.proposals is None)
-        if not found or self.asked != set(self.scores):
+        if not found or self.called != set(self.scores):
             raise RuntimeError(
-                f"{type(self.criterion).__name__} of this transformers hides its stages from csla.transformers: "
-                f"{len(self.asked)} of {len(self.stages)} class losses; use a version that csla/README.md names"
+                f"{type(self.criterion).__name__} of this transformers gives its stages in a form that is not known: "
+                f"{len(self.called)} of {len(self.stages)} class losses; use a version that csla/README.md names"
             )
         return losses
 
@@ -152,11 +152,11 @@ class _CrossStageCriterion:
     def get_loss(self, loss: str, outputs: Mapping[str, Any], targets: Any, indices: Any, num_boxes: float) -> Any:
         """The losses of one kind at a stage. The class loss of the decoder's stages has cross-stage labels."""
         key = id(outputs["logits"])
-        if loss != self.family.asked or key not in self.scores:
+        if loss != self.family.loss or key not in self.scores:
             return self.plain_get_loss(loss, outputs, targets, indices, num_boxes)
-        self.asked.add(key)
+        self.called.add(key)
         value = self.family.class_loss(self.criterion, outputs["logits"], self.scores[key], num_boxes)
-        return {self.family.answer: value}
+        return {self.family.key: value}
 
     def _scores(self, indices: list[Indices], targets: list[dict[str, Tensor]]) -> Tensor:
         """`cross_stage_scores` of all stages, [S, B, N, K], in at least float32."""

@@ -69,14 +69,14 @@ class Family:
 
     Attributes:
         criterion: the name by which the loss function finds the class of its criterion.
-        asked: the name by which this criterion asks `get_loss` for its class loss.
-        answer: the name of the class loss in the result.
+        loss: the name of the class loss in the criterion's calls of `get_loss`.
+        key: the name of the class loss in the result.
         class_loss: the class loss, see above.
     """
 
     criterion: str
-    asked: str
-    answer: str
+    loss: str
+    key: str
     class_loss: Callable[[Any, Tensor, Tensor, float], Tensor]
 
 

@@ -214,7 +214,7 @@ def test_stages_that_are_not_recognised_are_an_error(monkeypatch: pytest.MonkeyP
         return [stage | {"logits": stage["logits"].clone()} for stage in stages(classes, boxes)]
 
     monkeypatch.setitem(call.plain.__globals__, "_set_aux_loss", copied)
-    with pytest.raises(RuntimeError, match="RTDetrLoss of this transformers hides its stages"):
+    with pytest.raises(RuntimeError, match="RTDetrLoss of this transformers gives its stages in a form"):
         call.losses(CrossStageLoss(call.plain, {}))
 
 
