@@ -18,7 +18,18 @@ import torch
 
 from benchmarks.measure import Comparison, Setting, machine, print_table
 
-NAMES = ("criterion", "csla", "matching", "focal", "attention", "stage_interactor", "deqdet", "evaluation", "loader")
+NAMES = (
+    "criterion",
+    "csla",
+    "hugging_face",
+    "matching",
+    "focal",
+    "attention",
+    "stage_interactor",
+    "deqdet",
+    "evaluation",
+    "loader",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

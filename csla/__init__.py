@@ -4,7 +4,7 @@
 """
 
 from csla.config import with_csla
-from csla.labels import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels
+from csla.labels import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels, cross_stage_scores
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "CrossStageLabels",
     "cross_stage_box_matches",
     "cross_stage_labels",
+    "cross_stage_scores",
     "with_csla",
 ]

@@ -10,8 +10,7 @@ detrex and detectron2 are imported only when a model is built.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from csla.detrex_stages import (
     stage_key,
 )
 from csla.rule import CrossStageBoxMatches, CrossStageLabels
+from csla.shadowed import shadowed
 
 _BUILDER = "csla.detrex.cross_stage_criterion"
 
@@ -153,7 +153,7 @@ class CrossStageCriterion(nn.Module):
         answers = {"matcher": step.matcher, "loss_labels": step.loss_labels}
         if self.box_matches is not None:
             answers["loss_boxes"] = step.loss_boxes
-        with _shadowed(self.criterion, **answers):
+        with shadowed(self.criterion, **answers):
             losses = self.criterion(outputs, targets, *arguments, **keywords)
         step.check_that_all_was_asked_for()
         return losses
@@ -256,20 +256,6 @@ class _Step:
                 f"{type(criterion).__name__} called the class loss for {len(self.asked)} of {len(self.places)} "
                 f"stages of {', '.join(self.adapter.groups)}; csla.detrex needs a criterion that calls self.loss_labels"
             )
-
-
-@contextmanager
-def _shadowed(module: object, **attributes: Any) -> Iterator[None]:
-    """Inside, these attributes hide those of the module; nothing is registered, and afterwards all is restored."""
-    own = vars(module)
-    before = {name: own[name] for name in attributes if name in own}
-    own.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del own[name]
-        own.update(before)
 
 
 if __name__ == "__main__":

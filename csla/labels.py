@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.layers.multi_hot import matched_labels, multi_hot
+from crossstage.layers.multi_hot import largest_per_class, matched_labels, multi_hot
 from crossstage.layers.stage_overlap import stage_overlap
 
 ANY_OVERLAP = 1e-30
@@ -33,10 +33,24 @@ def stage_window(stages: int, *, look_back: int | None, look_ahead: int | None, 
     return window
 
 
-def label_stages(
+def label_stages(matches: Tensor, boxes: Tensor, objects: Tensor, **options: Any) -> Tensor:
+    """Decide from which stages each stage takes class labels, for each query.
+
+    Args:
+        matches: int64 [S, B, N], the object's index or -1.
+        boxes: predicted boxes, [S, B, N, 4], normalised cxcywh.
+        objects: [B, T, 4], normalised cxcywh.
+        **options: options of `kept_stages`.
+
+    Returns:
+        bool [S (i), S (j), B, N].
+    """
+    return kept_stages(stage_overlap(boxes.detach(), matches, objects), matches, **options)
+
+
+def kept_stages(
+    overlap: Tensor,
     matches: Tensor,
-    boxes: Tensor,
-    objects: Tensor,
     *,
     iou_threshold: float = 0.5,
     look_back: int | None = 1,
@@ -44,12 +58,11 @@ def label_stages(
     filter_own: bool = True,
     plain_last_stages: int = 0,
 ) -> Tensor:
-    """Decide from which stages each stage takes class labels, for each query.
+    """Decide from which stages each stage takes class labels, given how well its boxes fit the objects.
 
     Args:
+        overlap: [S (i), S (j), B, N], see `stage_overlap`.
         matches: int64 [S, B, N], the object's index or -1.
-        boxes: predicted boxes, [S, B, N, 4], normalised cxcywh.
-        objects: [B, T, 4], normalised cxcywh.
         iou_threshold: smallest IoU of stage i's box with the object.
         look_back: number of earlier stages in the window; None means all (Table 13).
         look_ahead: number of later stages in the window; None means all (Table 13).
@@ -60,7 +73,6 @@ def label_stages(
         bool [S (i), S (j), B, N].
     """
     stages = len(matches)
-    overlap = stage_overlap(boxes.detach(), matches, objects)
     window = stage_window(stages, look_back=look_back, look_ahead=look_ahead, device=matches.device)
     keep = (overlap >= iou_threshold).logical_and_(window[:, :, None, None])
     if not filter_own or plain_last_stages:
@@ -97,7 +109,7 @@ def cross_stage_labels(
         labels: int64 [B, T], padded to T.
         objects: [B, T, 4], normalised cxcywh, padded to T.
         num_classes: number of classes K.
-        **options: options of `label_stages`: iou_threshold (0.5), look_back and look_ahead (1 and None, the paper's
+        **options: options of `kept_stages`: iou_threshold (0.5), look_back and look_ahead (1 and None, the paper's
             window [i - 1, L]), filter_own (True, as in the paper), plain_last_stages (0).
 
     Returns:
@@ -105,6 +117,31 @@ def cross_stage_labels(
     """
     keep = label_stages(matches, boxes, objects, **options)
     return labels_from_stages(keep, matches, labels, num_classes=num_classes)
+
+
+def cross_stage_scores(
+    matches: Tensor, boxes: Tensor, labels: Tensor, objects: Tensor, *, num_classes: int, **options: Any
+) -> Tensor:
+    """Soft class targets of all stages: the IoU where `cross_stage_labels` has a label.
+
+    Varifocal, matchability-aware and IoU-aware losses use the IoU of a query's box with its object as the target. If
+    several of the kept stages matched the query with objects of one class, the largest of their IoUs counts.
+
+    Args:
+        matches: int64 [S, B, N], the index of each query's object in its image, or -1.
+        boxes: the boxes that each stage predicts, [S, B, N, 4], normalised cxcywh.
+        labels: int64 [B, T], padded to T.
+        objects: [B, T, 4], normalised cxcywh, padded to T.
+        num_classes: number of classes K.
+        **options: options of `kept_stages`, as for `cross_stage_labels`.
+
+    Returns:
+        [S, B, N, K] in the dtype of the boxes, without gradient: an IoU, or -1 without a label.
+        `cross_stage_scores(...) >= 0` equals `cross_stage_labels(...)`.
+    """
+    overlap = stage_overlap(boxes.detach(), matches, objects)
+    keep = kept_stages(overlap, matches, **options)
+    return largest_per_class(overlap, matched_labels(matches, labels), keep, num_classes=num_classes)
 
 
 def cross_stage_box_matches(

@@ -7,7 +7,7 @@ from csla.labels import cross_stage_box_matches, label_stages, labels_from_stage
 
 
 class CrossStageLabels:
-    """The label rule of StageInteractor; see `csla.labels.label_stages` for the options.
+    """The label rule of StageInteractor; see `csla.labels.kept_stages` for the options.
 
     It replaces OwnStageLabels (`crossstage.modeling.supervision.labels`). With look_back=0, look_ahead=0 and
     iou_threshold=0 both give the same labels.

@@ -1,4 +1,4 @@
-"""Class targets from matches, multi-hot ones without `nonzero()`."""
+"""Class targets from matches, multi-hot and soft ones, without `nonzero()`."""
 
 import math
 
@@ -47,3 +47,20 @@ def target_cells(classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
     cells = math.prod(shape) * num_classes
     first_cell = torch.arange(0, cells, num_classes, device=keep.device).view(shape)[:, None]
     return torch.where(keep, first_cell + classes, cells)
+
+
+def largest_per_class(values: Tensor, classes: Tensor, keep: Tensor, *, num_classes: int) -> Tensor:
+    """The largest value that the kept sources have for each class.
+
+    Args:
+        values: [I, J, B, N], the value of source j for place i, at least 0.
+        classes: int64 [J, B, N], the class of source j. Ignored if `keep` is False there.
+        keep: bool, broadcast with `values`: whether place i takes the value of source j.
+        num_classes: number of classes K.
+
+    Returns:
+        [I, B, N, K]; -1 where no source of the class is kept.
+    """
+    given = values.where(keep, -1).movedim(1, -1)
+    index = classes.movedim(0, -1).expand_as(given)
+    return values.new_full((*given.shape[:-1], num_classes), -1).scatter_reduce_(-1, index, given, reduce="amax")

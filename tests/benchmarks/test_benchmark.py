@@ -23,6 +23,7 @@ DIFFERENCE = re.compile(r"[\d.]+e[+-]\d+ \(<= [\d.]+e[+-]\d+\)")
 PROMISED = {
     "criterion": (6, {"loop", "one-to-one"}),
     "csla": (4, {"loop", "criterion, one-to-one"}),
+    "hugging_face": (3, {"transformers"}),
     "matching": (3, {"loop"}),
     "focal": (1, {"usual dense"}),
     "attention": (5, {"grid_sample per level"}),

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from csla import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels
+from csla import ANY_OVERLAP, cross_stage_box_matches, cross_stage_labels, cross_stage_scores
 from csla.labels import stage_window
+from tests.cross_stage_loops import in_window, iou, scores_by_loops
 from tests.random_scenes import boxes_inside
 
 CLASSES = 3
@@ -36,43 +37,6 @@ def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return matches, coarse(stages, batch, queries), labels, coarse(batch, objects)
 
 
-def iou(first: list[float], second: list[float]) -> float:
-    sides = []
-    for axis in (0, 1):
-        low = max(first[axis] - first[axis + 2] / 2, second[axis] - second[axis + 2] / 2)
-        high = min(first[axis] + first[axis + 2] / 2, second[axis] + second[axis + 2] / 2)
-        sides.append(max(high - low, 0.0))
-    shared = sides[0] * sides[1]
-    union = first[2] * first[3] + second[2] * second[3] - shared
-    return shared / union if union > 0 else 0.0
-
-
-def in_window(i: int, j: int, look_back: int | None, look_ahead: int | None) -> bool:
-    return (look_back is None or j >= i - look_back) and (look_ahead is None or j <= i + look_ahead)
-
-
-def labels_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, plain_last_stages) -> Tensor:
-    """y_i[q, c] = 1 iff a stage j of the window matched q with an object of class c that stage i's box overlaps."""
-    matches, boxes, labels, objects = scene
-    stages, batch, queries = matches.shape
-    targets = torch.zeros(stages, batch, queries, CLASSES, dtype=torch.bool)
-    for i in range(stages):
-        for image in range(batch):
-            for query in range(queries):
-                for j in range(stages):
-                    t = matches[j, image, query].item()
-                    if t < 0 or not in_window(i, j, look_back, look_ahead):
-                        continue
-                    overlap = iou(boxes[i, image, query].tolist(), objects[image, t].tolist())
-                    if i >= stages - plain_last_stages:
-                        positive = i == j
-                    else:
-                        positive = overlap >= iou_threshold or (i == j and not filter_own)
-                    if positive:
-                        targets[i, image, query, labels[image, t]] = True
-    return targets
-
-
 @given(
     scenes(),
     st.sampled_from(SCOPES),
@@ -80,7 +44,7 @@ def labels_by_loops(scene, *, iou_threshold, look_back, look_ahead, filter_own, 
     st.booleans(),
     st.integers(0, 3),
 )
-def test_labels_are_those_of_the_sentence(scene, scope, threshold, filter_own, plain):
+def test_labels_and_scores_are_those_of_the_sentence(scene, scope, threshold, filter_own, plain):
     options = {
         "iou_threshold": threshold,
         "look_back": scope[0],
@@ -88,8 +52,10 @@ def test_labels_are_those_of_the_sentence(scene, scope, threshold, filter_own, p
         "filter_own": filter_own,
         "plain_last_stages": plain,
     }
-    ours = cross_stage_labels(*scene, num_classes=CLASSES, **options)
-    assert ours.equal(labels_by_loops(scene, **options))
+    expected = scores_by_loops(scene, num_classes=CLASSES, **options)
+    assert cross_stage_labels(*scene, num_classes=CLASSES, **options).equal(expected >= 0)
+    scores = cross_stage_scores(*scene, num_classes=CLASSES, **options)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
 
 
 def box_matches_by_loops(scene, *, iou_threshold, look_back, look_ahead) -> Tensor:

@@ -222,8 +222,8 @@ def test_without_detrex_or_with_an_old_one_the_error_says_what_to_install(monkey
 
 def test_imports_bring_no_foreign_package_and_the_check_fails_in_one_line():
     code = (
-        "import sys; sys.modules.update(detrex=None, detectron2=None)\n"
-        "import csla, csla.detrex, dca.detrex, crossstage.interop.detectron2 as interop\n"
+        "import sys; sys.modules.update(detrex=None, detectron2=None, transformers=None)\n"
+        "import csla, csla.detrex, csla.transformers, dca.detrex, crossstage.interop.detectron2 as interop\n"
         "try: interop.registered_dataset('coco_2017_val')\n"
         "except interop.MissingPackageError as error: assert 'detectron2.readthedocs.io' in str(error)\n"
         "else: raise SystemExit('no error')\n"

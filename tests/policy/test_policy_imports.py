@@ -51,7 +51,7 @@ ALLOWED = {
         f"crossstage/{name}": {f"crossstage.{part}" for part in (name.removesuffix(".py"), *parts)}
         for name, parts in PARTS.items()
     },
-    "csla": {"csla", "crossstage.structures", "crossstage.layers", "crossstage.config"},
+    "csla": {"csla", "crossstage.errors", "crossstage.structures", "crossstage.layers", "crossstage.config"},
     "csla/labels.py": {"crossstage.layers"},  # which need torch alone, too
     "dca": {"dca", "crossstage.structures", "crossstage.layers", "crossstage.config"},
     "configs": {"csla", "dca", "crossstage"},
