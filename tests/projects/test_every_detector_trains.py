@@ -24,8 +24,8 @@ ZERO_GRADIENTS = [
     (r"^dino", r"denoising\.label_embed\.weight", NO_OBJECTS),  # of no class is there a copy
     (r"^(dab|dn)_detr", r"key_(content|pos)_proj\.bias", ANY),  # the same added to all keys: softmax takes it out
     # first self-attention of DAB-DETR: without patterns all contents are 0, so that all values are equal
-    (r"^dab_detr(?!.*patterns)", r"decoder\.layers\.0\.self_attn\.(query|key)_", ANY),
-    (r"^dab_detr(?!.*patterns)", r"decoder\.layers\.0\.self_attn\.value_proj\.weight", ANY),
+    (r"^dab_detr(?!.*(patterns|paq))", r"decoder\.layers\.0\.self_attn\.(query|key)_", ANY),
+    (r"^dab_detr(?!.*(patterns|paq))", r"decoder\.layers\.0\.self_attn\.value_proj\.weight", ANY),
     # with patterns values depend on the pattern alone, of which every anchor has each
     (r"^dab_detr.*patterns", r"decoder\.layers\.0\.self_attn\.key_pos_proj\.weight", ANY),
     # the same in DN-DETR, whose queries all have one content if there are no copies of objects
