@@ -61,16 +61,21 @@ def tiny_model(detector: str = DETECTOR, *, num_layers: int = 3, num_queries: in
     Raises:
         ImportError: if the checkout with detrex's projects is not found.
     """
+    return shrink(load_model(detector, f"{detector}_r50"), num_layers=num_layers, num_queries=num_queries)
+
+
+def load_model(detector: str, name: str) -> Any:
+    """The model node of a file in `projects/<detector>/configs/models` of detrex; see `tiny_model`."""
     import detrex
     from detectron2.config import LazyConfig
 
     root = Path(detrex.__file__).resolve().parents[1]
-    file = root / f"projects/{detector}/configs/models/{detector}_r50.py"
+    file = root / f"projects/{detector}/configs/models/{name}.py"
     if not file.is_file():
         raise ImportError(f"{file}: does not exist; the check needs detrex's checkout (pip install -e), not a wheel")
     if str(root) not in sys.path:
         sys.path.append(str(root))
-    return shrink(LazyConfig.load(str(file)).model, num_layers=num_layers, num_queries=num_queries)
+    return LazyConfig.load(str(file)).model
 
 
 def shrink(model: Any, *, num_layers: int, num_queries: int) -> Any:

@@ -24,9 +24,6 @@ The interpolation is omegaconf's own form, because detectron2 also loads stored 
 so that `${up:...}` is not registered.
 """
 
-_BUILDER = "dca.detrex.dual_attention_decoder"
-
-
 def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any:
     """Return a copy of a detrex model node whose decoder layers attend to the image twice.
 
@@ -49,14 +46,18 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
         raise TypeError(f"norm={norm!r}: expected a node that each layer builds, such as L(nn.LayerNorm)(...), or None")
     transformer = model.get("transformer") if isinstance(model, Mapping) else None
     if "_target_" not in ((transformer or {}).get("decoder") or {}):
+        if isinstance(model, Mapping) and "layer" in (model.get("decoder") or {}):
+            raise ValueError("this is a model of crossstage, not of detrex: use `from dca import with_dca`")
         raise ValueError("with_dca needs a detrex model node that has a `transformer.decoder`, such as projects/dino's")
     model = copy.deepcopy(model)
     decoder = model.transformer.decoder
     if norm is LAYER_NORM and "embed_dim" not in decoder:
         raise ValueError("transformer.decoder has no embed_dim for the norm's width; give norm=L(nn.LayerNorm)(...)")
-    if decoder["_target_"] != _BUILDER:  # otherwise with_dca was called before, and this call replaces its options
-        decoder.decoder_class = dotted_name(decoder["_target_"]) or decoder["_target_"]
-        decoder["_target_"] = _BUILDER
+    target = decoder["_target_"]
+    if target is not dual_attention_decoder and target != dotted_name(dual_attention_decoder):
+        # Otherwise with_dca was called before, and this call replaces its options.
+        decoder.decoder_class = dotted_name(target) or target
+        decoder["_target_"] = dual_attention_decoder
     decoder.dca_norm, decoder.dca_chained = copy.deepcopy(norm), chained
     return model
 
