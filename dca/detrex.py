@@ -126,8 +126,25 @@ def _call(module: nn.Module, name: str) -> None:
         method()
 
 
+def _plain_into_first(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: those of a plain cross-attention get the names of `first`, in place."""
+    names = [name for name in state if name.startswith(prefix)]
+    if not {f"{prefix}{name}" for name in module.state_dict()}.isdisjoint(names):
+        return  # weights of a model with two attentions
+    for name in names:
+        state[f"{prefix}{DualCrossAttention.plain_part}.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
 class DetrexDualCrossAttention(DualCrossAttention):
-    """`DualCrossAttention` with the signature of detrex's attentions, whose fourth argument is the residual."""
+    """`DualCrossAttention` with the signature of detrex's attentions, whose fourth argument is the residual.
+
+    Weights of a detector without DCA load into `first`; `second` and `norm` are then missing keys, and keep their
+    initial weights.
+    """
+
+    def __init__(self, *attentions: nn.Module, **options: Any) -> None:
+        super().__init__(*attentions, **options)
+        self.register_load_state_dict_pre_hook(_plain_into_first)
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from detrex_stand_ins import StandIn
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-NEEDED = ("fairscale", "timm", "black", "cv2")  # packages of detrex and detectron2 without a stand-in here
+NEEDED = ("fairscale", "timm", "cv2")  # packages of detrex and detectron2 without a stand-in here
 
 
 def checkouts(*packages: str) -> list[str]:

@@ -54,7 +54,8 @@ def labels(node: Any) -> list[dict[str, Any]]:
     """Class targets and losses of a step beside those of our own criterion, which is given the same outputs."""
     options = {"iou_threshold": 0.1, "look_back": None}
     recorder = RecordedLabels(CrossStageLabels(**options))
-    edited = with_csla(node, groups=("matching", "one_to_many"), localisation=True, **options)
+    groups = ("matching", "one_to_many") if "num_queries_one2many" in node else ("matching",)
+    edited = with_csla(node, groups=groups, localisation=True, **options)
     model = build(edited, labels=recorder)
     losses = model(batch(3, 0, 5, seed=3))
     found = []
