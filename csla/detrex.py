@@ -41,7 +41,6 @@ _DECIDING_KEYS = {
 """The keys of detrex's models that say whether there is a query group; the first that exists decides."""
 
 
-
 def with_csla(
     model: Any,
     *,
@@ -98,7 +97,7 @@ def _check_model(model: Any) -> None:
         if isinstance(model, Mapping) and "criterion" in (model.get("model") or {}):
             raise ValueError("with_csla got a whole config; give it the node of the model: with_csla(config.model)")
         raise ValueError("with_csla needs a detrex model node that has a `criterion`, such as projects/dino's")
-    criterion = model.criterion
+    criterion = model["criterion"]
     if not isinstance(criterion, Mapping) or "_target_" not in criterion:
         raise ValueError(
             f"with_csla needs a `criterion` that is a node, L(...)(...); got an object of {type(criterion).__name__}"

@@ -20,6 +20,12 @@ from csla.rule import CrossStageLabels
 
 DETECTOR, NUM_CLASSES, SIZE = "deformable_detr", 8, (96, 128)
 
+LEGEND = """\
+One row per query that has a label; one column per stage, first without CSLA, then with it. A number is the class of the
+object that the query must predict, 1+4 are two classes, and a dot means no object. <- marks rows that CSLA changes:
+the query takes the class that it matched at another stage if its box overlaps the object by IoU 0.5, and loses its own
+if its box overlaps less."""
+
 
 class Window(TypedDict):
     """Options of `CrossStageLabels`."""
@@ -182,6 +188,7 @@ def check() -> str:
     return (
         f"{type(model).__name__} of detrex, {len(own)} stages, {own.shape[2]} queries, {len(boxes)} objects\n"
         f"labels bool {list(own.shape)}: {int(own.sum())} positives without CSLA, {int(crossed.sum())} with it\n\n"
+        f"{LEGEND}\n\n"
         f"{table(own, crossed)}\n\n"
         f"only the own stage, threshold 0: {len(plain)} losses, largest difference from detrex's own {difference:.1e}\n"
         "csla.detrex works here"

@@ -29,7 +29,6 @@ _DENOISING_KEYS = ("output_known_lbs_bboxes", "denoising_output")  # DINO's, in 
 class DetrexCriterion(Protocol):
     """What is used of detrex's SetCriterion. Its subclasses compute further losses, with further arguments."""
 
-    losses: Sequence[str]
     num_classes: int
     alpha: float
     gamma: float

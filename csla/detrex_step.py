@@ -1,10 +1,10 @@
 """One call of a detrex criterion, whose class losses are computed when the matches of all its stages are known.
 
 A criterion of detrex matches one stage, computes its losses and continues with the next stage. During its `forward`,
-`loss_labels` only stores its arguments and returns a `LaterLoss`, which the criterion puts into its dict of losses under
-a name of its own. After `forward`, the label rule gets the matches of all stages, and each loss takes its place. The
-matches are therefore always those that the criterion gave to its own class loss: of its matcher, of another assigner
-(DETA), of several groups of queries (Group-DETR), or changed by a subclass.
+`loss_labels` only stores its arguments and returns a `LaterLoss`, which the criterion puts into its dict of losses
+under a name of its own. After `forward`, the label rule gets the matches of all stages, and each loss takes its place.
+The matches are therefore always those that the criterion gave to its own class loss: of its matcher, of another
+assigner (DETA), of several groups of queries (Group-DETR), or changed by a subclass.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Call:
     """The arguments of a loss of one stage, and the LaterLoss of each of its names."""
 
     outputs: Outputs
-    targets: list[Mapping[str, Tensor]]
+    targets: Sequence[Mapping[str, Tensor]]
     indices: Indices
     num_boxes: float
     keywords: Mapping[str, Any]
@@ -149,14 +149,13 @@ class Step:
         return losses
 
     def _check_calls(self) -> None:
-        """Raise RuntimeError for a criterion that computes its class loss in another way, without our labels."""
-        kinds = [("class", self.class_calls)] + [("boxes", self.box_calls)] * (self.box_rule is not None)
-        for kind, calls in kinds:
-            if kind in self.criterion.losses and calls.keys() != self.ruled:
+        """Raise RuntimeError for a criterion that computes its losses in another way, without our labels."""
+        for kind, calls in [("class", self.class_calls)] + [("boxes", self.box_calls)] * (self.box_rule is not None):
+            if calls.keys() != self.ruled:
                 raise RuntimeError(
                     f"{self._name} computed its loss '{kind}' for {len(calls)} of {len(self.ruled)} stages of "
-                    f"{', '.join(group.name for group in self.groups)} by its own methods; csla.detrex needs a "
-                    "criterion that calls self.loss_labels and self.loss_boxes for each stage"
+                    f"{', '.join(group.name for group in self.groups)} by `loss_labels` or `loss_boxes`; "
+                    "csla.detrex needs a criterion that calls these methods for each stage"
                 )
 
     def _losses_of(self, group: StageGroup) -> dict[int, Tensor]:

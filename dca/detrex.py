@@ -24,6 +24,7 @@ The interpolation is omegaconf's own form, because detectron2 also loads stored 
 so that `${up:...}` is not registered.
 """
 
+
 def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any:
     """Return a copy of a detrex model node whose decoder layers attend to the image twice.
 

@@ -79,8 +79,8 @@ class Detectron2Model(nn.Module):
 
         Args:
             batched_inputs: one dict per image, with `image`, uint8 or whole floats [3, H, W], and, in training,
-                `instances` with `gt_boxes` and `gt_classes`. Detections are in pixels of an image of size `height`, `width`, or of
-                `image` if these keys are absent.
+                `instances` with `gt_boxes` and `gt_classes`. Detections are in pixels of an image of size `height`,
+                `width`, or of `image` if these keys are absent.
 
         Returns:
             In training: weighted losses by name. In evaluation: `{"instances": Instances}` per image.

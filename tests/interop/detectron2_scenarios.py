@@ -14,7 +14,9 @@ from detrex_on_cpu import register_toy, stub
 from crossstage.data.loader import TestLoader
 from crossstage.evaluation import CocoEvaluator, run_evaluation
 from crossstage.interop.detectron2 import Detectron2Model, native_model, registered_dataset
-OVERRIDES = ["model.decoder.num_layers=3"]
+
+OVERRIDES = {"deqdet_toy": []}  # all others: fewer layers
+FEWER_LAYERS = ["model.decoder.num_layers=3"]
 
 
 def loader(*, training: bool) -> Any:
@@ -86,7 +88,7 @@ def predicted(trained: Detectron2Model, config: str, weights: Path) -> dict[str,
     from detectron2.utils.visualizer import Visualizer
 
     def crossstage(cfg: Any) -> Detectron2Model:
-        return native_model(config, overrides=OVERRIDES, image_format=cfg.INPUT.FORMAT)
+        return native_model(config, overrides=OVERRIDES.get(config, FEWER_LAYERS), image_format=cfg.INPUT.FORMAT)
 
     META_ARCH_REGISTRY._do_register("crossstage", crossstage)
     DetectionCheckpointer(trained, str(weights.parent)).save(weights.stem)
@@ -122,7 +124,7 @@ def main() -> None:
     stub()
     register_toy(data)
     torch.manual_seed(0)
-    model = native_model(config, overrides=OVERRIDES, image_format="BGR").train()
+    model = native_model(config, overrides=OVERRIDES.get(config, FEWER_LAYERS), image_format="BGR").train()
     losses = train(model, int(steps))
     result = {"losses": losses, "theirs": theirs(model), "ours": ours(model.detector)}
     result["predicted"] = predicted(model, config, Path(data) / f"{config}.pth")

@@ -71,7 +71,9 @@ def tiny(name: str, *, num_layers: int = 3) -> Any:
 
 def _shrink_anchor_detr(model: Any, *, num_layers: int) -> None:
     """Its backbone would be downloaded, and its transformer has no nodes of encoder and decoder."""
-    model.backbone = shrink(load_model("conditional_detr", "conditional_detr_r50"), num_layers=1, num_queries=1).backbone
+    model.backbone = shrink(
+        load_model("conditional_detr", "conditional_detr_r50"), num_layers=1, num_queries=1
+    ).backbone
     model.device, model.criterion.num_classes, model.in_channels = "cpu", NUM_CLASSES, 512
     transformer = model.transformer
     transformer.num_classes, transformer.dim_feedforward = NUM_CLASSES, 64

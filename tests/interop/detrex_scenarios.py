@@ -33,7 +33,9 @@ def losses_of(node: Any, counts: tuple[int, ...], size: tuple[int, int]) -> dict
 def stage_alone(source: Source, node: Any) -> list[dict[str, Any]]:
     """Differences from detrex's own criterion when each stage keeps its own match; relative for losses above 1."""
     found = []
-    held = OmegaConf.to_container(OmegaConf.create({"model": with_csla(node)}, flags={"allow_objects": True}), resolve=True)
+    held = OmegaConf.to_container(
+        OmegaConf.create({"model": with_csla(node)}, flags={"allow_objects": True}), resolve=True
+    )
     every = [name for name, value in held["model"]["criterion"]["available_groups"].items() if value]
     for counts in source.scenes:
         plain = losses_of(node, counts, source.size)

@@ -185,6 +185,23 @@ def test_without_detrex_or_with_an_old_one_the_error_says_what_to_install(monkey
         instantiate(edited.criterion)
 
 
+def test_a_package_that_detrex_itself_needs_is_named(monkeypatch):
+    class Missing:
+        """detrex is there, but one of its imports fails."""
+
+        @staticmethod
+        def find_spec(name: str, *_: Any) -> None:
+            if name == "detrex.modeling.criterion":
+                raise ModuleNotFoundError("No module named 'fairscale'", name="fairscale")
+
+    edited = with_csla(node())
+    monkeypatch.delitem(sys.modules, "detrex.modeling.criterion")
+    sys.modules["detrex.modeling"].__path__ = []
+    monkeypatch.setattr(sys, "meta_path", [Missing, *sys.meta_path])
+    with pytest.raises(ImportError, match="detrex needs the package fairscale, which is not installed"):
+        instantiate(edited.criterion)
+
+
 def test_imports_bring_no_foreign_package_and_the_check_fails_in_one_line():
     code = (
         "import sys; sys.modules.update(detrex=None, detectron2=None)\n"

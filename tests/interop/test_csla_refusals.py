@@ -1,6 +1,10 @@
 """csla.detrex and dca.detrex refuse, with the remedy, whatever they cannot do; runs without detrex."""
 
 import copy
+import re
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +29,7 @@ from crossstage.config import LazyConfig, instantiate
 from csla.detrex import with_csla
 from dca.detrex import with_dca
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("stand_in_detrex")
 
 
@@ -36,7 +41,7 @@ def node(**keys: Any) -> Any:
 
 def native() -> Any:
     """A model of crossstage."""
-    return LazyConfig.load("projects/dino/configs/dino_toy.py").model
+    return LazyConfig.load(ROOT / "projects/dino/configs/dino_toy.py").model
 
 
 def config(*overrides: str, **options: Any) -> Any:
@@ -130,16 +135,22 @@ def test_criteria_that_cannot_be_adapted_are_refused_with_a_reason():
 def test_threshold_and_window_are_in_the_node_and_in_the_printed_model():
     model = with_csla(node(), localisation=True)
     assert (model.criterion.csla.iou_threshold, model.criterion.csla.look_back) == (0.5, 1)
-    assert "look_ahead" in model.criterion.csla and "plain_last_stages" in model.criterion.csla_boxes or True
+    assert "look_ahead" in model.criterion.csla and "look_ahead" in model.criterion.csla_boxes
     printed = repr(instantiate(model.criterion))
-    for text in ("groups=['matching']", "CrossStageLabels(iou_threshold=0.5, look_back=1, look_ahead=None", "BoxMatches("):
+    for text in (
+        "groups=['matching']",
+        "CrossStageLabels(iou_threshold=0.5, look_back=1, look_ahead=None",
+        "BoxMatches(",
+    ):
         assert text in printed
 
 
 def test_targets_of_nodes_are_callables_as_those_of_detectron2():
     """detectron2's LazyConfig.to_py reads `__module__` and `__qualname__` of each."""
     decoder = L(nn.Identity)(embed_dim=8, num_layers=3)
-    model = with_dca(with_csla(L(dict)(transformer=L(dict)(decoder=decoder), criterion=L(StandIn)()), localisation=True))
+    model = with_dca(
+        with_csla(L(dict)(transformer=L(dict)(decoder=decoder), criterion=L(StandIn)()), localisation=True)
+    )
     targets = []
 
     def collect(value: Any) -> None:
@@ -161,3 +172,20 @@ def test_a_copy_of_the_step_s_criterion_is_independent():
     outputs, targets = scene()
     losses = copy.deepcopy(criterion)(outputs, targets)
     assert all(torch.equal(losses[name], value) for name, value in criterion(outputs, targets).items())
+
+
+@pytest.mark.parametrize("package", ["csla", "dca"])
+def test_the_config_of_the_readme_evaluates_into_its_own_folder(package, monkeypatch):
+    """detrex's baseline sets `dataloader.evaluator.output_dir` to the baseline's folder."""
+    baseline = types.ModuleType("detrex_configs_of_dino.dino_r50_4scale_12ep")
+    baseline.model, baseline.optimizer, baseline.lr_multiplier = node(), None, None
+    baseline.train = OmegaConf.create({"output_dir": "./output/dino_r50_4scale_12ep"})
+    baseline.dataloader = OmegaConf.create({"evaluator": {"output_dir": baseline.train.output_dir}})
+    monkeypatch.setitem(sys.modules, "detrex_configs_of_dino", types.ModuleType("detrex_configs_of_dino"))
+    monkeypatch.setitem(sys.modules, baseline.__name__, baseline)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / package / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "import dataloader" in block]
+    names: dict[str, Any] = {"__package__": "detrex_configs_of_dino"}
+    exec(block, names)
+    assert names["model"].criterion.csla.iou_threshold == 0.5
+    assert names["dataloader"].evaluator.output_dir == names["train"].output_dir != "./output/dino_r50_4scale_12ep"

@@ -127,7 +127,9 @@ def test_weights_of_a_plain_detector_load_into_the_first_attention(order):
     found = dual.load_state_dict(state, strict=False)
     assert list(state) == names and found.unexpected_keys == []
     parts = ("second.output_proj", "norm")
-    expected = {f"layers.{i}.attentions.1.{part}.{kind}" for i in (0, 1) for part in parts for kind in ("weight", "bias")}
+    expected = {
+        f"layers.{i}.attentions.1.{part}.{kind}" for i in (0, 1) for part in parts for kind in ("weight", "bias")
+    }
     assert set(found.missing_keys) == expected
     for before, after, weight in zip(plain.layers, dual.layers, drawn, strict=True):
         assert torch.equal(after.attentions[1].first.output_proj.weight, before.attentions[1].output_proj.weight)
