@@ -14,7 +14,7 @@ LARGE = (256, 256)  # Focus-DETR and DETA select at least 300 and 1000 of the to
 
 @dataclass(frozen=True)
 class Source:
-    """Where a detector's node is, what is changed after it was made small, its images' size and their numbers of objects."""
+    """Where a detector's node is, what is changed after it was made small, and its images: size, objects by batch."""
 
     project: str
     model: str = ""

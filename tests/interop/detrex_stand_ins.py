@@ -138,8 +138,11 @@ class OneToMany(StandIn):
     """Assigns two queries to each object, without its matcher, as DETA does."""
 
     def assign(self, outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
-        taken = [logits[:, 0].topk(2 * len(t["labels"])).indices for logits, t in zip(outputs["pred_logits"], targets)]
-        return [(queries, torch.arange(len(t["labels"])).repeat(2)) for queries, t in zip(taken, targets, strict=True)]
+        found = []
+        for logits, target in zip(outputs["pred_logits"], targets, strict=True):
+            objects = torch.arange(len(target["labels"])).repeat(2)
+            found.append((logits[:, 0].topk(len(objects)).indices, objects))
+        return found
 
 
 class KeepsTheFirstMatch(StandIn):
