@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate
+from crossstage.config.nodes import opaque
 from crossstage.layers.focal import sigmoid_focal_loss
 from crossstage.structures import PaddedTargets, StageOutputs
 from csla.config import box_matches_node
@@ -80,7 +81,7 @@ def with_csla(
         if class_loss is None and not isinstance(target, str):
             check_criterion_class(target, node)
         node.criterion_class = dotted_name(target) or target
-        node["_target_"] = cross_stage_criterion
+        node["_target_"] = opaque(cross_stage_criterion)
     node.csla = L(CrossStageLabels)(**options)
     node.csla_boxes = box_matches_node(options) if localisation else None
     node.class_loss = class_loss

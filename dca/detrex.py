@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate
+from crossstage.config.nodes import opaque
 from dca.attention import DualCrossAttention
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
@@ -58,7 +59,7 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
     if target is not dual_attention_decoder and target != dotted_name(dual_attention_decoder):
         # Otherwise with_dca was called before, and this call replaces its options.
         decoder.decoder_class = dotted_name(target) or target
-        decoder["_target_"] = dual_attention_decoder
+        decoder["_target_"] = opaque(dual_attention_decoder)
     decoder.dca_norm, decoder.dca_chained = copy.deepcopy(norm), chained
     return model
 

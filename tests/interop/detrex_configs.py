@@ -103,11 +103,10 @@ def refusal(call: Callable[[], Any]) -> str:
 
 def mask_dino() -> None:
     """Build MaskDINO's criterion with CSLA; its class loss is called otherwise."""
-    from projects.maskdino.modeling.criterion import SetCriterion
-
+    name = "projects.maskdino.modeling.criterion.SetCriterion"
     points = {"num_points": 4, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
     arguments = {"num_classes": 8, "matcher": None, "weight_dict": {}, "eos_coef": 0.1, "losses": ["labels"]}
-    build(with_csla(L(dict)(criterion=L(SetCriterion)(**arguments, **points))))
+    build(with_csla(L(dict)(criterion=L(name)(**arguments, **points))))
 
 
 def refusals() -> dict[str, str]:
