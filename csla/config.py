@@ -35,6 +35,7 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
         TypeError: for an unknown option.
     """
     CrossStageLabels(**options)  # an unknown or impossible option must fail here, not later when the model is built
+    _check_model(model)
     model = copy.deepcopy(model)
     for supervision in supervisions(model, groups, needed_by="with_csla").values():
         has_copies_rule = OmegaConf.is_dict(OmegaConf.select(supervision, "matcher.copies"))
@@ -45,6 +46,21 @@ def with_csla(model: Any, *, groups: Sequence[str] = ("matching",), localisation
             others.append(box_matches_node(options))
         supervision.adjustments = others
     return model
+
+
+def _check_model(model: Any) -> None:
+    """Raise ValueError, with the remedy, for anything but a model node with query groups in its criterion."""
+    criterion = model.get("criterion") if isinstance(model, Mapping) else None
+    if isinstance(criterion, Mapping) and isinstance(criterion.get("groups"), Mapping):
+        return
+    if isinstance(criterion, Mapping) and "_target_" in criterion:
+        raise ValueError(
+            "the model's criterion has no query groups (`criterion.groups`), as those of crossstage have; for a model "
+            "of detrex use `from csla.detrex import with_csla`"
+        )
+    if isinstance(model, Mapping) and "criterion" in (model.get("model") or {}):
+        raise ValueError("with_csla got a whole config; give it the node of the model: with_csla(config.model)")
+    raise ValueError("with_csla needs a model node that has `criterion.groups`, such as that of projects/dino")
 
 
 def box_matches_node(options: Mapping[str, Any]) -> Any:

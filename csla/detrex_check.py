@@ -20,6 +20,12 @@ from csla.rule import CrossStageLabels
 
 DETECTOR, NUM_CLASSES, SIZE = "deformable_detr", 8, (96, 128)
 
+LEGEND = """\
+One row per query that has a label; one column per stage, first without CSLA, then with it. A number is the class of the
+object that the query must predict, 1+4 are two classes, and a dot means no object. <- marks rows that CSLA changes:
+the query takes the class that it matched at another stage if its box overlaps the object by IoU 0.5, and loses its own
+if its box overlaps less."""
+
 
 class Window(TypedDict):
     """Options of `CrossStageLabels`."""
@@ -61,16 +67,21 @@ def tiny_model(detector: str = DETECTOR, *, num_layers: int = 3, num_queries: in
     Raises:
         ImportError: if the checkout with detrex's projects is not found.
     """
+    return shrink(load_model(detector, f"{detector}_r50"), num_layers=num_layers, num_queries=num_queries)
+
+
+def load_model(detector: str, name: str) -> Any:
+    """The model node of a file in `projects/<detector>/configs/models` of detrex; see `tiny_model`."""
     import detrex
     from detectron2.config import LazyConfig
 
     root = Path(detrex.__file__).resolve().parents[1]
-    file = root / f"projects/{detector}/configs/models/{detector}_r50.py"
+    file = root / f"projects/{detector}/configs/models/{name}.py"
     if not file.is_file():
         raise ImportError(f"{file}: does not exist; the check needs detrex's checkout (pip install -e), not a wheel")
     if str(root) not in sys.path:
         sys.path.append(str(root))
-    return shrink(LazyConfig.load(str(file)).model, num_layers=num_layers, num_queries=num_queries)
+    return LazyConfig.load(str(file)).model
 
 
 def shrink(model: Any, *, num_layers: int, num_queries: int) -> Any:
@@ -177,6 +188,7 @@ def check() -> str:
     return (
         f"{type(model).__name__} of detrex, {len(own)} stages, {own.shape[2]} queries, {len(boxes)} objects\n"
         f"labels bool {list(own.shape)}: {int(own.sum())} positives without CSLA, {int(crossed.sum())} with it\n\n"
+        f"{LEGEND}\n\n"
         f"{table(own, crossed)}\n\n"
         f"only the own stage, threshold 0: {len(plain)} losses, largest difference from detrex's own {difference:.1e}\n"
         "csla.detrex works here"
@@ -204,7 +216,7 @@ def time_ratio(*, queries: int = 900, classes: int = 80, objects: int = 20, roun
         return time.perf_counter() - start
 
     outputs, targets = stage() | {"aux_outputs": [stage() for _ in range(5)]}, [target(), target()]
-    node = tiny_model()
+    node = tiny_model(num_layers=6)
     node.criterion.num_classes = classes
     criteria = [instantiate(edited.criterion) for edited in (node, with_csla(node))]
     pairs = [[seconds(criterion) for criterion in criteria] for _ in range(rounds + 2)][2:]  # the first ones warm up

@@ -29,9 +29,7 @@ _DENOISING_KEYS = ("output_known_lbs_bboxes", "denoising_output")  # DINO's, in 
 class DetrexCriterion(Protocol):
     """What is used of detrex's SetCriterion. Its subclasses compute further losses, with further arguments."""
 
-    matcher: Callable[[Outputs, Any], Indices]
-    losses: Sequence[str]
-    loss_class_type: str
+    num_classes: int
     alpha: float
     gamma: float
     loss_labels: Callable[..., dict[str, Tensor]]
@@ -49,12 +47,10 @@ class StageGroup:
     Attributes:
         name: name of the group, in `GROUPS`.
         stages: one dict per stage (`pred_logits`, `pred_boxes`), the last stage last.
-        matched: whether the criterion matches this group with its targets.
     """
 
     name: str
     stages: tuple[Outputs, ...]
-    matched: bool
 
     def stage_keys(self) -> list[int]:
         """The key of each stage. detrex copies the dicts, but passes on the same tensor `pred_logits`."""
@@ -90,12 +86,25 @@ def stage_groups(outputs: Outputs, *others: Any) -> list[StageGroup]:
     if "pred_logits_one2many" in outputs:
         outputs["pred_logits_one2many"].stage_group = "one_to_many"
     name = getattr(outputs["pred_logits"], "stage_group", "matching")
-    groups = [StageGroup(name, _stages(outputs), matched=True)]
+    groups = [StageGroup(name, _stages(outputs))]
     if "enc_outputs" in outputs:
-        groups.append(StageGroup("proposals", _stages(outputs["enc_outputs"]), matched=False))
+        groups.append(StageGroup("proposals", _stages(outputs["enc_outputs"])))
     for holder in (outputs, *(other for other in others if isinstance(other, Mapping))):
-        groups += [StageGroup("denoising", _stages(holder[key]), False) for key in _DENOISING_KEYS if key in holder]
+        groups += [StageGroup("denoising", _stages(holder[key])) for key in _DENOISING_KEYS if key in holder]
     return groups
+
+
+def missing_groups(names: Sequence[str], found: Sequence[StageGroup], outputs: Outputs) -> list[str]:
+    """The query groups of `names` that a call of the criterion should have, but has not.
+
+    A call for the one-to-many outputs alone has no other groups, and they are complete.
+    """
+    present = {group.name for group in found}
+    if "one_to_many" in present:
+        return []
+    if "pred_logits_one2many" in outputs:
+        present.add("one_to_many")
+    return [name for name in names if name not in present]
 
 
 def _stages(outputs: Outputs) -> tuple[Outputs, ...]:

@@ -1,6 +1,7 @@
 """Cross-stage label assignment as rules for the supervision of a query group."""
 
 from dataclasses import replace
+from typing import Any
 
 from crossstage.structures import Assignment, PaddedTargets, StageOutputs
 from csla.labels import cross_stage_box_matches, label_stages, labels_from_stages
@@ -31,6 +32,9 @@ class CrossStageLabels:
         self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
         self.filter_own, self.plain_last_stages = filter_own, plain_last_stages
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
         """Set the assignment's labels, bool [S, B, N, K], and the stages that they come from."""
         keep = label_stages(
@@ -55,6 +59,9 @@ class CrossStageBoxMatches:
         _check_window(iou_threshold, look_back, look_ahead)
         self.iou_threshold, self.look_back, self.look_ahead = iou_threshold, look_back, look_ahead
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     def __call__(self, outputs: StageOutputs, targets: PaddedTargets, assignment: Assignment) -> Assignment:
         """Set the assignment's box matches, int64 [S, B, N]."""
         box_matches = cross_stage_box_matches(
@@ -66,6 +73,11 @@ class CrossStageBoxMatches:
             look_ahead=self.look_ahead,
         )
         return replace(assignment, box_matches=box_matches)
+
+
+def _described(rule: Any) -> str:
+    """The name of a rule and its options."""
+    return f"{type(rule).__name__}({', '.join(f'{name}={value}' for name, value in vars(rule).items())})"
 
 
 def _check_window(iou_threshold: float, look_back: int | None, look_ahead: int | None) -> None:

@@ -42,6 +42,8 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
     model = copy.deepcopy(model)
     layer = OmegaConf.select(model, "decoder.layer")
     if not isinstance(layer, DictConfig) or layer.get("cross_attn") is None:
+        if OmegaConf.select(model, "transformer.decoder") is not None:
+            raise ValueError("this looks like a model of detrex: use `from dca.detrex import with_dca`")
         raise ValueError("with_dca needs a model node that has a `decoder.layer.cross_attn`, such as projects/dino's")
     if layer.cross_attn.get("_target_") in _NAMES:
         raise ValueError("decoder.layer.cross_attn is doubled already; change its `norm` and `chained` there")

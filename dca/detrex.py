@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crossstage.config import LazyCall as L
 from crossstage.config.names import dotted_name, locate
+from crossstage.config.nodes import opaque
 from dca.attention import DualCrossAttention
 
 LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
@@ -23,8 +24,6 @@ LAYER_NORM = L(nn.LayerNorm)(normalized_shape="${..embed_dim}")
 The interpolation is omegaconf's own form, because detectron2 also loads stored configs without importing this library,
 so that `${up:...}` is not registered.
 """
-
-_BUILDER = "dca.detrex.dual_attention_decoder"
 
 
 def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any:
@@ -49,14 +48,18 @@ def with_dca(model: Any, *, norm: Any = LAYER_NORM, chained: bool = True) -> Any
         raise TypeError(f"norm={norm!r}: expected a node that each layer builds, such as L(nn.LayerNorm)(...), or None")
     transformer = model.get("transformer") if isinstance(model, Mapping) else None
     if "_target_" not in ((transformer or {}).get("decoder") or {}):
+        if isinstance(model, Mapping) and "layer" in (model.get("decoder") or {}):
+            raise ValueError("this is a model of crossstage, not of detrex: use `from dca import with_dca`")
         raise ValueError("with_dca needs a detrex model node that has a `transformer.decoder`, such as projects/dino's")
     model = copy.deepcopy(model)
     decoder = model.transformer.decoder
     if norm is LAYER_NORM and "embed_dim" not in decoder:
         raise ValueError("transformer.decoder has no embed_dim for the norm's width; give norm=L(nn.LayerNorm)(...)")
-    if decoder["_target_"] != _BUILDER:  # otherwise with_dca was called before, and this call replaces its options
-        decoder.decoder_class = dotted_name(decoder["_target_"]) or decoder["_target_"]
-        decoder["_target_"] = _BUILDER
+    target = decoder["_target_"]
+    if target is not dual_attention_decoder and target != dotted_name(dual_attention_decoder):
+        # Otherwise with_dca was called before, and this call replaces its options.
+        decoder.decoder_class = dotted_name(target) or target
+        decoder["_target_"] = opaque(dual_attention_decoder)
     decoder.dca_norm, decoder.dca_chained = copy.deepcopy(norm), chained
     return model
 
@@ -125,8 +128,25 @@ def _call(module: nn.Module, name: str) -> None:
         method()
 
 
+def _plain_into_first(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: those of a plain cross-attention get the names of `first`, in place."""
+    names = [name for name in state if name.startswith(prefix)]
+    if not {f"{prefix}{name}" for name in module.state_dict()}.isdisjoint(names):
+        return  # weights of a model with two attentions
+    for name in names:
+        state[f"{prefix}{DualCrossAttention.plain_part}.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
 class DetrexDualCrossAttention(DualCrossAttention):
-    """`DualCrossAttention` with the signature of detrex's attentions, whose fourth argument is the residual."""
+    """`DualCrossAttention` with the signature of detrex's attentions, whose fourth argument is the residual.
+
+    Weights of a detector without DCA load into `first`; `second` and `norm` are then missing keys, and keep their
+    initial weights.
+    """
+
+    def __init__(self, *attentions: nn.Module, **options: Any) -> None:
+        super().__init__(*attentions, **options)
+        self.register_load_state_dict_pre_hook(_plain_into_first)
 
     def forward(
         self,

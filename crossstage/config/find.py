@@ -25,7 +25,8 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     """Find the file of a config.
 
     Args:
-        name: a path (.py, or the config.yaml of a run), or the short name of one of our experiments.
+        name: a path (.py, or the config.yaml of a run), or one of our experiments: its short name, or its path in the
+            checkout (`projects/dino/configs/...`), which is found from any folder.
 
     Returns:
         The path of the file.
@@ -39,6 +40,9 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     known = experiments()
     if str(name) in known:
         return known[str(name)]
+    ours = known.get(path.stem)
+    if ours is not None and path.parts[0] == "projects" and ours.parts[-len(path.parts) :] == path.parts:
+        return ours
     near = difflib.get_close_matches(path.stem if path.suffix in SUFFIXES else str(name), known, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     kind = "config file" if path.suffix in SUFFIXES else "config, neither a file nor a short name"

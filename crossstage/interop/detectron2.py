@@ -40,7 +40,8 @@ def native_model(config_file: str, *, overrides: Sequence[str] = (), image_forma
     `instantiate` would build.
 
     Args:
-        config_file: one of our config files.
+        config_file: a config file, or the short name of one of ours, which is found from any folder
+            ("stage_interactor_r50_12ep").
         overrides: as on the command line, e.g. ["model.num_classes=3"].
         image_format: the order of the channels in detectron2's mapper, "RGB" or "BGR".
 
@@ -77,9 +78,9 @@ class Detectron2Model(nn.Module):
         """Compute losses in training, or detections in evaluation.
 
         Args:
-            batched_inputs: one dict per image, with `image`, uint8 [3, H, W], and, in training, `instances` with
-                `gt_boxes` and `gt_classes`. Detections are in pixels of an image of size `height`, `width`, or of
-                `image` if these keys are absent.
+            batched_inputs: one dict per image, with `image`, uint8 or whole floats [3, H, W], and, in training,
+                `instances` with `gt_boxes` and `gt_classes`. Detections are in pixels of an image of size `height`,
+                `width`, or of `image` if these keys are absent.
 
         Returns:
             In training: weighted losses by name. In evaluation: `{"instances": Instances}` per image.
@@ -105,7 +106,7 @@ def image_batch(batched_inputs: Sequence[Mapping[str, Any]], *, image_format: st
         The batch.
 
     Raises:
-        InputError: for an image that is not uint8 [3, H, W], and for rotated boxes.
+        InputError: for an image that does not hold whole numbers from 0 to 255, and for rotated boxes.
     """
     annotated = all("instances" in one for one in batched_inputs)
     samples = [
@@ -116,13 +117,8 @@ def image_batch(batched_inputs: Sequence[Mapping[str, Any]], *, image_format: st
 
 
 def _sample(one: Mapping[str, Any], index: int, *, annotated: bool, image_format: str) -> Sample:
-    pixels = one["image"]
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        raise InputError(
-            f"image {one.get('file_name', index)}: is {pixels.dtype} {list(pixels.shape)}; expected uint8 [3, H, W], "
-            "as detectron2's DatasetMapper and detrex's make it"
-        )
-    pixels = pixels.cpu() if image_format == "RGB" else pixels.cpu().flip(0)
+    pixels = _as_uint8(one["image"].cpu(), str(one.get("file_name", index)))
+    pixels = pixels if image_format == "RGB" else pixels.flip(0)
     size = (pixels.shape[-2], pixels.shape[-1])
     boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     if annotated:
@@ -131,6 +127,19 @@ def _sample(one: Mapping[str, Any], index: int, *, annotated: bool, image_format
             raise InputError(f"image {one.get('file_name', index)}: has rotated boxes; expected x0, y0, x1, y1")
     original_size = (one.get("height", size[0]), one.get("width", size[1]))
     return Sample(pixels, bounding_boxes(boxes, size), labels.long(), image_id=index, original_size=original_size)
+
+
+def _as_uint8(pixels: Tensor, name: str) -> Tensor:
+    """Convert the floats of detectron2's DefaultPredictor and detrex's demo, which are whole numbers from 0 to 255."""
+    if pixels.ndim != 3 or len(pixels) != 3:
+        raise InputError(f"image {name}: has shape {list(pixels.shape)}; expected 3 channels, [3, H, W]")
+    whole = pixels.to(torch.uint8)
+    if pixels.dtype != torch.uint8 and not torch.equal(whole.to(pixels.dtype), pixels):
+        raise InputError(
+            f"image {name}: {pixels.dtype} with values other than the whole numbers from 0 to 255; expected the pixels "
+            "of detectron2's or detrex's mapper, which the model normalises itself"
+        )
+    return whole
 
 
 def as_instances(detections: Detections, size: tuple[int, int]) -> Any:

@@ -5,25 +5,41 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from detrex_stand_ins import StandIn
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+NEEDED = ("fairscale", "timm", "cv2")  # packages of detrex and detectron2 without a stand-in here
 
 
 def checkouts(*packages: str) -> list[str]:
     """The roots of foreign packages, in order; skips the test that asks where one of them is absent."""
     roots = []
+    for package in NEEDED if "detrex" in packages else ():
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package}, which detrex needs, is not installed; see CONTRIBUTING.md")
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             pytest.skip(f"{package} is not on PYTHONPATH; see 'In your detrex' of csla/README.md")
         roots.append(str(Path(spec.origin).parents[1]))
     return roots
+
+
+@pytest.fixture
+def stand_in_detrex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detrex whose SetCriterion is `StandIn`."""
+    criterion = types.ModuleType("detrex.modeling.criterion")
+    criterion.SetCriterion = StandIn
+    for name in ("detrex", "detrex.modeling"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "detrex.modeling.criterion", criterion)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A native detector under detectron2's trainer and evaluator: `detectron2_scenarios.py DATA STEPS` prints JSON.
+"""A native detector in detectron2: `detectron2_scenarios.py CONFIG DATA STEPS` prints JSON.
 
 DATA is a folder of `python -m crossstage.data.toy`. The detector trains on and is scored over its validation images.
 """
@@ -15,7 +15,8 @@ from crossstage.data.loader import TestLoader
 from crossstage.evaluation import CocoEvaluator, run_evaluation
 from crossstage.interop.detectron2 import Detectron2Model, native_model, registered_dataset
 
-CONFIG = Path(__file__).resolve().parents[2] / "projects/dino/configs/dino_toy_csla.py"
+OVERRIDES = {"deqdet_toy": []}  # all others: fewer layers
+FEWER_LAYERS = ["model.decoder.num_layers=3"]
 
 
 def loader(*, training: bool) -> Any:
@@ -76,15 +77,58 @@ def records(folder: str) -> dict[str, Any]:
     return {"images": len(written), "equal": all(equal) and written.class_names == read.class_names}
 
 
+def predicted(trained: Detectron2Model, config: str, weights: Path) -> dict[str, Any]:
+    """Detections of an image by DefaultPredictor, which loads the trained weights, and their picture by Visualizer."""
+    import cv2
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.data import MetadataCatalog
+    from detectron2.engine import DefaultPredictor
+    from detectron2.modeling import META_ARCH_REGISTRY
+    from detectron2.utils.visualizer import Visualizer
+
+    def crossstage(cfg: Any) -> Detectron2Model:
+        return native_model(config, overrides=OVERRIDES.get(config, FEWER_LAYERS), image_format=cfg.INPUT.FORMAT)
+
+    META_ARCH_REGISTRY._do_register("crossstage", crossstage)
+    DetectionCheckpointer(trained, str(weights.parent)).save(weights.stem)
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "crossstage", "cpu", str(weights)
+    cfg.INPUT.MIN_SIZE_TEST = 0  # keep the size
+    record = registered_records("toy_val")[0]
+    image = cv2.imread(record["file_name"])
+    instances = DefaultPredictor(cfg)(image)["instances"]
+    trained.eval()
+    tensor = torch.as_tensor(image.copy()).permute(2, 0, 1)
+    with torch.no_grad():
+        direct = trained([{"image": tensor, "height": image.shape[0], "width": image.shape[1]}])[0]["instances"]
+    drawn = Visualizer(image[:, :, ::-1], MetadataCatalog.get("toy_val")).draw_instance_predictions(instances[:3])
+    return {
+        "equal": torch.equal(instances.scores, direct.scores)
+        and torch.equal(instances.pred_boxes.tensor, direct.pred_boxes.tensor),
+        "detections": len(instances),
+        "pixels_drawn": int((drawn.get_image() != image[:, :, ::-1]).any(axis=-1).sum()),
+    }
+
+
+def registered_records(name: str) -> list[dict[str, Any]]:
+    """detectron2's records of a dataset."""
+    from detectron2.data import DatasetCatalog
+
+    return DatasetCatalog.get(name)
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    config, data, steps = sys.argv[1:]
     stub()
-    register_toy(sys.argv[1])
+    register_toy(data)
     torch.manual_seed(0)
-    model = native_model(str(CONFIG), overrides=["model.decoder.num_layers=3"], image_format="BGR").train()
-    losses = train(model, int(sys.argv[2]))
+    model = native_model(config, overrides=OVERRIDES.get(config, FEWER_LAYERS), image_format="BGR").train()
+    losses = train(model, int(steps))
     result = {"losses": losses, "theirs": theirs(model), "ours": ours(model.detector)}
-    result["records"] = records(sys.argv[1])
+    result["predicted"] = predicted(model, config, Path(data) / f"{config}.pth")
+    result["records"] = records(data)
     print(json.dumps(result))
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from crossstage.layers.boxes import box_iou
 from crossstage.torchvision_on_cpu import declare_missing_operators
 from csla.detrex_check import NUM_CLASSES
 
 declare_missing_operators()  # before detectron2 imports torchvision
 
-DETECTORS = ("dino", "dn_detr", "deformable_detr", "h_deformable_detr")
 SIZE = (64, 96)
 
 
@@ -27,8 +27,22 @@ def stub() -> None:
         sys.modules[name] = types.ModuleType(name)
     sys.modules["pkg_resources"].resource_filename = _resource_filename
     own_to = torch.Tensor.to
+    import torchvision
+
+    torchvision.ops.boxes.nms = _nms  # DETA's; a torchvision without compiled operators lacks it
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.Tensor.to = lambda self, *to, **keywords: self if to == ("cuda",) else own_to(self, *to, **keywords)
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Greedy non-maximum suppression: indices of the boxes that stay, by falling score."""
+    left = scores.argsort(descending=True)
+    kept = []
+    while len(left):
+        kept.append(left[0])
+        overlap = box_iou(boxes[left[:1]], boxes[left])[0]
+        left = left[(overlap <= iou_threshold) & (left != left[0])]
+    return torch.stack(kept) if kept else scores.new_zeros(0, dtype=torch.int64)
 
 
 def _resource_filename(package: str, path: str) -> str:
@@ -36,20 +50,20 @@ def _resource_filename(package: str, path: str) -> str:
     return str(Path(importlib.util.find_spec(package.split(".")[0]).origin).parents[1] / path)
 
 
-def batch(*counts: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Images with so many objects each, as detrex's mapper makes them."""
+def batch(*counts: int, seed: int = 0, size: tuple[int, int] = SIZE) -> list[dict[str, Any]]:
+    """Images of a size (height, width) with so many objects each, as detrex's mapper makes them."""
     from detectron2.structures import Boxes, Instances
 
     generator = torch.Generator().manual_seed(seed)
-    height, width = SIZE
+    height, width = size
     extent = torch.tensor([width, height, width, height])
     inputs = []
     for image_id, count in enumerate(counts):
         corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * 0.8
         corners[:, 1] += 0.1
-        instances = Instances(SIZE, gt_boxes=Boxes(corners.flatten(1) * extent))
+        instances = Instances(size, gt_boxes=Boxes(corners.flatten(1) * extent))
         instances.gt_classes = torch.randint(NUM_CLASSES, (count,), generator=generator)
-        pixels = torch.randint(256, (3, *SIZE), generator=generator, dtype=torch.uint8)
+        pixels = torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
         inputs.append({"image": pixels, "instances": instances, "height": height, "width": width, "image_id": image_id})
     return inputs
 

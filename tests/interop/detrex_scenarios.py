@@ -5,37 +5,42 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from detrex_models import BASIC, SOURCES, WITHOUT_DCA, Source, tiny
 from detrex_on_cpu import batch, stub
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from crossstage.config import get_config, instantiate
 from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from csla import CrossStageBoxMatches, CrossStageLabels
 from csla.detrex import with_csla
-from csla.detrex_check import RecordedLabels, build, tiny_model
+from csla.detrex_check import RecordedLabels, build
 from dca.detrex import with_dca
 
 STAGE_ALONE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0}
-ALL_GROUPS = ("matching", "denoising", "one_to_many", "proposals")
-SCENES = ((3, 1, 5), (0, 2), (0, 0))
 
 
-def losses_of(node: Any, counts: tuple[int, ...]) -> dict[str, Tensor]:
+def losses_of(node: Any, counts: tuple[int, ...], size: tuple[int, int]) -> dict[str, Tensor]:
     model = build(node)
     torch.manual_seed(1)  # of the denoising noise
-    return model(batch(*counts, seed=3))
+    return model(batch(*counts, seed=3, size=size))
 
 
-def stage_alone(node: Any) -> list[dict[str, Any]]:
+def stage_alone(source: Source, node: Any) -> list[dict[str, Any]]:
     """Differences from detrex's own criterion when each stage keeps its own match; relative for losses above 1."""
     found = []
-    for counts in SCENES:
-        plain = losses_of(node, counts)
-        for groups in (("matching",), ALL_GROUPS):
-            ours = losses_of(with_csla(node, groups=groups, **STAGE_ALONE), counts)
+    held = OmegaConf.to_container(
+        OmegaConf.create({"model": with_csla(node)}, flags={"allow_objects": True}), resolve=True
+    )
+    every = [name for name, value in held["model"]["criterion"]["available_groups"].items() if value]
+    for counts in source.scenes:
+        plain = losses_of(node, counts, source.size)
+        for groups in (["matching"], every):
+            ours = losses_of(with_csla(node, groups=groups, **STAGE_ALONE), counts, source.size)
             differences = [abs(ours[name] - loss).item() / max(1, loss.item()) for name, loss in plain.items()]
             found.append({"counts": counts, "names": list(ours) == list(plain), "difference": max(differences)})
     return found
@@ -51,7 +56,8 @@ def labels(node: Any) -> list[dict[str, Any]]:
     """Class targets and losses of a step, and those of our own criterion for the same outputs."""
     options = {"iou_threshold": 0.1, "look_back": None}
     recorder = RecordedLabels(CrossStageLabels(**options))
-    edited = with_csla(node, groups=("matching", "one_to_many"), localisation=True, **options)
+    groups = ("matching", "one_to_many") if "num_queries_one2many" in node else ("matching",)
+    edited = with_csla(node, groups=groups, localisation=True, **options)
     model = build(edited, labels=recorder)
     losses = model(batch(3, 0, 5, seed=3))
     found = []
@@ -78,18 +84,18 @@ def labels(node: Any) -> list[dict[str, Any]]:
     return found
 
 
-def training(node: Any) -> dict[str, list[float]]:
-    """The total losses of 20 steps: with CSLA, with DCA, with both in either order."""
+def training(source: Source, node: Any, edits: dict[str, tuple[Callable[..., Any], ...]]) -> dict[str, list[float]]:
+    """The total losses of 20 steps with each of the edits of the node."""
     found = {}
-    for name, edits in {"csla": (with_csla,), "dca": (with_dca,), "both": (with_csla, with_dca)}.items():
+    for name, functions in edits.items():
         edited = node
-        for edit in edits:
+        for edit in functions:
             edited = edit(edited)
         model = build(edited)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         found[name] = []
         for step in range(20):
-            total = sum(model(batch(3, step % 2, seed=step)).values())
+            total = sum(model(batch(3, step % 2, seed=step, size=source.size)).values())
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
@@ -122,16 +128,16 @@ def second_attention(node: Any) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     stub()
-    node = tiny_model(sys.argv[1])
-    two_stage = tiny_model(sys.argv[1])
-    if "as_two_stage" in two_stage:
-        two_stage.as_two_stage = True
-    result = {
-        "stage_alone": stage_alone(two_stage),
-        "labels": labels(node),
-        "training": training(node),
-        "second_attention": second_attention(node),
-    }
+    name = sys.argv[1]
+    source, node = SOURCES[name], tiny(name)
+    csla, dca = (with_csla,), (with_dca,)
+    result: dict[str, Any] = {"stage_alone": stage_alone(source, node)}
+    if name in BASIC:
+        edits = {"csla": csla, "dca": dca, "both": csla + dca}
+        result |= {"labels": labels(node), "second_attention": second_attention(node)}
+    else:
+        edits = {"csla": csla} if name in WITHOUT_DCA else {"both": csla + dca}
+    result["training"] = training(source, node, edits)
     print(json.dumps(result))
 
 

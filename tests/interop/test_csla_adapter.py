@@ -3,13 +3,24 @@
 import copy
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from detrex_stand_ins import AsksForOtherTargets, Matcher, PastTheHooks, StandIn, WithExtraLoss, WithOwnClassLoss
+from detrex_stand_ins import (
+    CLASSES,
+    QUERIES,
+    STAGES,
+    AsksForOtherTargets,
+    Matcher,
+    StandIn,
+    WithExtraLoss,
+    WithOwnClassLoss,
+    adapted,
+    scene,
+    stage,
+)
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -17,39 +28,9 @@ from crossstage.config import LazyCall as L
 from crossstage.config import instantiate
 from csla import CrossStageLabels
 from csla.detrex import CrossStageCriterion, with_csla
-from dca.detrex import with_dca
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES, QUERIES, CLASSES = 3, 4, 3
-
-
-@pytest.fixture(autouse=True)
-def detrex(monkeypatch: pytest.MonkeyPatch) -> None:
-    criterion = types.ModuleType("detrex.modeling.criterion")
-    criterion.SetCriterion = StandIn
-    for name in ("detrex", "detrex.modeling"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "detrex.modeling.criterion", criterion)
-
-
-def stage(*order: int) -> dict[str, Tensor]:
-    """One image; the queries in the order in which the matcher takes them. All boxes lie on the objects'."""
-    logits = torch.full((1, QUERIES, CLASSES), -3.0)
-    for rank, query in enumerate(order):
-        logits[0, query, 0] = 5.0 - rank
-    boxes = torch.tensor([0.5, 0.5, 0.4, 0.4]).repeat(1, QUERIES, 1)
-    return {"pred_logits": logits.requires_grad_(), "pred_boxes": boxes}
-
-
-def scene() -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """Three stages that match one object of class 2 with the queries 0, 1 and 2."""
-    outputs = stage(2) | {"aux_outputs": [stage(0), stage(1)]}
-    return outputs, [{"labels": torch.tensor([2]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}]
-
-
-def adapted(criterion: nn.Module, **options: Any) -> CrossStageCriterion:
-    groups = options.pop("groups", ("matching",))
-    return CrossStageCriterion(criterion, labels=CrossStageLabels(**options), groups=groups)
+pytestmark = pytest.mark.usefixtures("stand_in_detrex")
 
 
 def positives(losses_of_class: Tensor, logits: Tensor) -> list[int]:
@@ -73,6 +54,16 @@ def test_names_order_and_box_losses_are_the_wrapped_criterion_s():
     assert list(ours) == list(plain)
     for name in plain:
         assert torch.equal(ours[name], plain[name]) == ("bbox" in name), name
+
+
+def test_a_model_may_multiply_each_loss_in_place_by_its_weight():
+    """As detrex's models do. Autograd refuses this for some views."""
+    outputs, targets = scene()
+    losses = adapted(StandIn())(outputs, targets)
+    for name in losses:
+        losses[name] *= 2.0
+    sum(losses.values()).backward()
+    assert all(stage["pred_logits"].grad.abs().sum() > 0 for stage in (outputs, *outputs["aux_outputs"]))
 
 
 def test_each_stage_is_matched_once():
@@ -154,17 +145,6 @@ def test_nothing_is_left_behind_in_the_criterion_even_after_an_error(matcher):
     assert copy.deepcopy(adapter)(outputs, targets).keys() == adapter(outputs, targets).keys()
 
 
-def test_criteria_that_cannot_be_adapted_are_refused_with_a_reason():
-    softmax = StandIn()
-    softmax.loss_class_type = "ce_loss"
-    for criterion, reason in ((softmax, "focal"), (WithOwnClassLoss(), "class_loss"), (nn.Identity(), "SetCriterion")):
-        with pytest.raises(TypeError, match=reason):
-            adapted(criterion)
-    outputs, targets = scene()
-    with pytest.raises(RuntimeError, match="0 of 3"):
-        adapted(PastTheHooks())(outputs, targets)
-
-
 def test_a_class_loss_that_takes_multi_hot_labels_stands_in():
     seen = []
 
@@ -180,7 +160,7 @@ def test_a_class_loss_that_takes_multi_hot_labels_stands_in():
 
 
 def node() -> Any:
-    return L(dict)(criterion=L(StandIn)(losses=["class"]), hidden=7)
+    return L(dict)(criterion=L(StandIn)(losses=["class"]), hidden=7, dn_number=5)
 
 
 def test_the_node_keeps_its_keys_and_the_input_stays_as_it_is():
@@ -195,21 +175,6 @@ def test_the_node_keeps_its_keys_and_the_input_stays_as_it_is():
     assert isinstance(adapter.criterion, StandIn)
 
 
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        (lambda: with_csla(node(), iou=0.5), TypeError),
-        (lambda: with_csla(node(), groups=("decoder",)), ValueError),
-        (lambda: with_csla(L(dict)()), ValueError),
-        (lambda: with_dca(node()), ValueError),
-        (lambda: with_dca(node(), norm="layer"), TypeError),
-    ],
-)
-def test_mistakes_are_told_where_the_line_stands(call, error):
-    with pytest.raises(error):
-        call()
-
-
 def test_without_detrex_or_with_an_old_one_the_error_says_what_to_install(monkeypatch):
     edited = with_csla(node())
     monkeypatch.setattr(sys.modules["detrex.modeling.criterion"], "SetCriterion", nn.Module)
@@ -217,6 +182,23 @@ def test_without_detrex_or_with_an_old_one_the_error_says_what_to_install(monkey
         instantiate(edited.criterion)
     monkeypatch.setitem(sys.modules, "detrex.modeling.criterion", None)
     with pytest.raises(ImportError, match=r"detrex.readthedocs.*detectron2.readthedocs"):
+        instantiate(edited.criterion)
+
+
+def test_a_package_that_detrex_itself_needs_is_named(monkeypatch):
+    class Missing:
+        """detrex is there, but one of its imports fails."""
+
+        @staticmethod
+        def find_spec(name: str, *_: Any) -> None:
+            if name == "detrex.modeling.criterion":
+                raise ModuleNotFoundError("No module named 'fairscale'", name="fairscale")
+
+    edited = with_csla(node())
+    monkeypatch.delitem(sys.modules, "detrex.modeling.criterion")
+    sys.modules["detrex.modeling"].__path__ = []
+    monkeypatch.setattr(sys, "meta_path", [Missing, *sys.meta_path])
+    with pytest.raises(ImportError, match="detrex needs the package fairscale, which is not installed"):
         instantiate(edited.criterion)
 
 

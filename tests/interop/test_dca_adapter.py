@@ -116,3 +116,27 @@ def test_keys_stay_and_the_last_call_decides():
 def test_a_decoder_of_another_kind_is_refused_in_words():
     with pytest.raises(TypeError, match="operation_order"):
         decoder_of(with_dca(L(dict)(transformer=L(dict)(decoder=L(nn.Identity)())), norm=None))
+
+
+@pytest.mark.parametrize("order", [POST_NORM, PRE_NORM])
+def test_weights_of_a_plain_detector_load_into_the_first_attention(order):
+    plain, dual = decoder_of(node(order)), decoder_of(with_dca(node(order)))
+    drawn = [layer.attentions[1].second.output_proj.weight.clone() for layer in dual.layers]
+    state = plain.state_dict()
+    names = list(state)
+    found = dual.load_state_dict(state, strict=False)
+    assert list(state) == names and found.unexpected_keys == []
+    parts = ("second.output_proj", "norm")
+    expected = {
+        f"layers.{i}.attentions.1.{part}.{kind}" for i in (0, 1) for part in parts for kind in ("weight", "bias")
+    }
+    assert set(found.missing_keys) == expected
+    for before, after, weight in zip(plain.layers, dual.layers, drawn, strict=True):
+        assert torch.equal(after.attentions[1].first.output_proj.weight, before.attentions[1].output_proj.weight)
+        assert torch.equal(after.attentions[1].second.output_proj.weight, weight)
+
+
+def test_weights_of_a_detector_with_two_attentions_load_as_they_are():
+    trained, other = (decoder_of(with_dca(node(POST_NORM))) for _ in range(2))
+    other.load_state_dict(trained.state_dict())
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in other.state_dict().items())

@@ -107,10 +107,19 @@ def test_channels_arrive_as_red_green_blue(image_format, order):
     assert pixels[0, :, 0, 0].tolist() == order
 
 
+def test_whole_floats_are_the_same_pixels():
+    """DefaultPredictor and detrex's demo convert their images to float32."""
+    inputs = [one(4, 6)]
+    floats = [one(4, 6) | {"image": inputs[0]["image"].float() * 100}]
+    assert torch.equal(image_batch(floats).pixels, image_batch(inputs).pixels * 100)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: image_batch([one(4, 4) | {"image": torch.zeros(3, 4, 4)}]), "uint8"),
+        (lambda: image_batch([one(4, 4) | {"image": torch.full((3, 4, 4), 0.5)}]), "torch.float32 with values other"),
+        (lambda: image_batch([one(4, 4) | {"image": torch.full((3, 4, 4), -1.0)}]), "whole numbers from 0 to 255"),
+        (lambda: image_batch([one(4, 4) | {"image": torch.zeros(4, 4)}]), "3 channels"),
         (lambda: image_batch([one(4, 4, torch.zeros(1, 5))]), "rotated"),
         (lambda: Detectron2Model(Spy(), image_format="YUV"), "RGB, BGR"),
         (lambda: registered_dataset("nowhere"), "nowhere.*has: none"),

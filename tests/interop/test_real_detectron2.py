@@ -1,4 +1,7 @@
-"""Native detectors under detectron2's trainer and evaluator, its datasets under ours. Skipped without detectron2."""
+"""Native detectors under detectron2's trainer, evaluator, DefaultPredictor and Visualizer, and its datasets under ours.
+
+Skipped without detectron2.
+"""
 
 import json
 import math
@@ -9,9 +12,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="module")
-def run(foreign, toy):
-    done = foreign(("detectron2",), HERE / "detectron2_scenarios.py", toy, 60)
+@pytest.fixture(scope="module", params=["dino_toy_csla", "stage_interactor_toy", "deqdet_toy"])
+def run(request, foreign, toy):
+    done = foreign(("detectron2",), HERE / "detectron2_scenarios.py", request.param, toy, 60)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -27,6 +30,11 @@ def test_coco_evaluator_and_ours_agree(run):
     assert set(run["theirs"]) == set(run["ours"])
     for name, ours in run["ours"].items():
         assert run["theirs"][name] == pytest.approx(ours, abs=1e-9, nan_ok=True), name
+
+
+def test_default_predictor_loads_the_weights_and_visualizer_draws_the_detections(run):
+    found = run["predicted"]
+    assert found["equal"] and found["detections"] > 0 and found["pixels_drawn"] > 0
 
 
 def test_a_dataset_of_functions_comes_as_the_one_of_files(run):

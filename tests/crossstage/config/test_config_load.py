@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 import crossstage.configs
-from crossstage.config import LazyConfig, get_config, instantiate
+from crossstage.config import LazyConfig, find_config, get_config, instantiate
 from crossstage.errors import InputError
 
 ROOT = Path(crossstage.__file__).parents[1]
@@ -246,3 +246,13 @@ def test_ten_files_load_in_a_moment(tmp_path):
     start = time.perf_counter()
     assert LazyConfig.load(tmp_path / "c0.py")["values"].x == 10
     assert time.perf_counter() - start < 0.5
+
+
+def test_a_path_of_our_projects_is_found_from_any_folder(tmp_path, monkeypatch):
+    """A config of detectron2 names one of ours; it runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    path = "projects/dino/configs/dino_toy.py"
+    assert find_config(path) == find_config("dino_toy")
+    for wrong in ("projects/dn_detr/configs/dino_toy.py", "configs/dino_toy.py"):
+        with pytest.raises(InputError, match="no such config file"):
+            find_config(wrong)
