@@ -2,6 +2,8 @@
 
 import json
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,15 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(run_alone, run, tmp_pa
     assert not list((tmp_path / "killed").glob(".*.tmp"))
 
 
+@pytest.fixture
+def heeded_interrupt() -> Iterator[None]:
+    """Ctrl-C has its usual handler, although a suite in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupt")
 @pytest.mark.parametrize(("name", "step", "status"), [("SIGINT", 0, 130), ("SIGTERM", 8, 143)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(
     name, step, status, run, arguments, tmp_path, uninterrupted, capsys
