@@ -29,6 +29,12 @@ OWN_STAGE = {"look_back": 0, "look_ahead": 0, "iou_threshold": 0.0}
 pytestmark = pytest.mark.filterwarnings("ignore:.*before transformers 5.18")
 
 
+@pytest.fixture(autouse=True)
+def no_package_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would take the folder datasets/ of a checkout, which the quickstart writes, for a package."""
+    monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
+
+
 def loss_of(model: Any, *counts: int, seed: int = 0) -> Tensor:
     """The loss of a step; the seed decides objects and noise."""
     torch.manual_seed(seed)

@@ -202,7 +202,8 @@ def test_stored_classes_of_other_data_are_replaced_and_told(config, folder, capl
     assert classes_in(config) == [["c", "b", "a"]] * 3, "an order of one's own is kept"
 
 
-def test_without_data_nothing_changes(config):
+def test_without_data_nothing_changes(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the quickstart writes the config's default data into the checkout
     before = OmegaConf.to_yaml(config)
     settle_data(config)
     assert OmegaConf.to_yaml(config) == before
