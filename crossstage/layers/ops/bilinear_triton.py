@@ -120,6 +120,15 @@ def _neighbours(coordinate, size):
 
 
 @triton.jit
+def _corners(location, exists, width, height, first):
+    """The token of each sample's upper left cell, and both axes' `_neighbours`. first: the level's first token."""
+    left, share_x, in_left, in_right = _neighbours(tl.load(location, mask=exists, other=-9.0), width)
+    top, share_y, in_top, in_bottom = _neighbours(tl.load(location + 1, mask=exists, other=-9.0), height)
+    token = first + top.to(tl.int32) * width.to(tl.int32) + left.to(tl.int32)
+    return token, share_x, in_left, in_right, share_y, in_top, in_bottom
+
+
+@triton.jit
 def _row_of(rows, heads, head, image, item, INNER: tl.constexpr, PER_ROW: tl.constexpr, BLOCK: tl.constexpr):
     """Number of the row of an item of the tile, in the layout [B, N, H, I], and whether that row exists."""
     row = tl.program_id(0) * BLOCK + item // PER_ROW
@@ -144,15 +153,12 @@ def _forward_kernel(
     step = heads * WIDTH  # from a token to the next one of the same head
     total = tl.zeros([BLOCK * POINTS_2, WIDTH_2], weights.dtype.element_ty)
     for level in range(LEVELS):
-        width, height = tl.load(sizes + 2 * level), tl.load(sizes + 2 * level + 1)
         sample = (row * LEVELS + level) * POINTS + point
-        left, share_x, in_left, in_right = _neighbours(tl.load(locations + 2 * sample, mask=exists, other=-9.0), width)
-        top, share_y, in_top, in_bottom = _neighbours(
-            tl.load(locations + 2 * sample + 1, mask=exists, other=-9.0), height
+        width, height = tl.load(sizes + 2 * level), tl.load(sizes + 2 * level + 1)
+        columns, weight = width.to(tl.int32), tl.load(weights + sample, mask=exists, other=0.0)
+        token, share_x, in_left, in_right, share_y, in_top, in_bottom = _corners(
+            locations + 2 * sample, exists, width, height, tl.load(starts + level).to(tl.int32)
         )
-        weight = tl.load(weights + sample, mask=exists, other=0.0)
-        columns = width.to(tl.int32)
-        token = tl.load(starts + level).to(tl.int32) + top.to(tl.int32) * columns + left.to(tl.int32)
         for corner in tl.static_range(4):
             right, bottom = corner % 2, corner // 2
             inside = (in_bottom if bottom else in_top) & (in_right if right else in_left)
@@ -186,15 +192,12 @@ def _backward_kernel(
     slope = tl.load(grad + row[:, None] * WIDTH + channel[None, :], mask=exists[:, None] & used, other=0.0)
     slope = slope.to(weights.dtype.element_ty)
     for level in range(LEVELS):
-        width, height = tl.load(sizes + 2 * level), tl.load(sizes + 2 * level + 1)
         sample = (row * LEVELS + level) * POINTS + point
-        left, share_x, in_left, in_right = _neighbours(tl.load(locations + 2 * sample, mask=exists, other=-9.0), width)
-        top, share_y, in_top, in_bottom = _neighbours(
-            tl.load(locations + 2 * sample + 1, mask=exists, other=-9.0), height
+        width, height = tl.load(sizes + 2 * level), tl.load(sizes + 2 * level + 1)
+        columns, weight = width.to(tl.int32), tl.load(weights + sample, mask=exists, other=0.0)
+        token, share_x, in_left, in_right, share_y, in_top, in_bottom = _corners(
+            locations + 2 * sample, exists, width, height, tl.load(starts + level).to(tl.int32)
         )
-        weight = tl.load(weights + sample, mask=exists, other=0.0)
-        columns = width.to(tl.int32)
-        token = tl.load(starts + level).to(tl.int32) + top.to(tl.int32) * columns + left.to(tl.int32)
         by_weight = tl.zeros_like(weight)
         by_x = tl.zeros_like(weight)
         by_y = tl.zeros_like(weight)
