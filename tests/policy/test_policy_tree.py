@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("csla", "dca", "crossstage")
-TREE = (*PACKAGES, "configs", "projects", "tools", "benchmarks", "tests")
+TREE = (*PACKAGES, "configs", "projects", "tools", "benchmarks", "examples", "tests")
 BLOCK = 8
 MAX_LINES = 400
 
