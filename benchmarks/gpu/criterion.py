@@ -7,6 +7,7 @@ import torch
 from benchmarks.gpu.record import Check
 from benchmarks.gpu.scenes import batch_of
 from crossstage.config import LazyConfig, find_config, instantiate
+from crossstage.modeling.supervision.matching import Pairs
 from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 
 CASES = {  # config: stages, queries
@@ -39,7 +40,7 @@ def measure(check: Check, name: str, stages: int, queries: int, objects: int) ->
     functions = (
         whole,
         lambda: criterion.match(groups, targets),
-        lambda: criterion.groups["matching"].matcher.cost(groups[0].outputs, targets),
+        lambda: criterion.groups["matching"].matcher.cost(Pairs(groups[0].outputs, targets)),
     )
     case = f"{name} {stages}x2x{queries}x80, {objects} objects"
     times = [round(check.meter.clock(function, rounds=20), 3) for function in functions]

@@ -1,5 +1,9 @@
 """Box arithmetic. Every function broadcasts over leading axes; boxes are [..., 4]."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -59,8 +63,7 @@ def iou_by_coordinate(first: Sides, second: Sides) -> Tensor:
 
     Rows of one coordinate suit a processor's vector units better than rows of four.
     """
-    intersection, union = _intersection_and_union(_corners(first), _corners(second))
-    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+    return BoxPairs.of(first, second).iou()
 
 
 def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -74,11 +77,11 @@ def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float =
     Returns:
         [...] in (-1, 1).
     """
-    return _generalized_box_iou(first_xyxy.unbind(-1), second_xyxy.unbind(-1), eps=eps)
+    first, second = first_xyxy.unbind(-1), second_xyxy.unbind(-1)
+    return _generalized_box_iou(first, second, *_intersection_and_union(first, second), eps=eps)
 
 
-def _generalized_box_iou(first: Sides, second: Sides, *, eps: float) -> Tensor:
-    intersection, union = _intersection_and_union(first, second)
+def _generalized_box_iou(first: Sides, second: Sides, intersection: Tensor, union: Tensor, *, eps: float) -> Tensor:
     width = torch.maximum(first[2], second[2]).sub_(torch.minimum(first[0], second[0])).relu_()
     height = torch.maximum(first[3], second[3]).sub_(torch.minimum(first[1], second[1])).relu_()
     hull = width * height
@@ -114,6 +117,34 @@ def refine_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
     return (offsets.to(boxes.dtype) + inverse_sigmoid(boxes)).sigmoid()
 
 
+@dataclass(frozen=True)
+class BoxPairs:
+    """Boxes that are compared element by element, and what several measures need of them. All broadcast.
+
+    Attributes:
+        first, second: the boxes as four tensors cx, cy, w, h, normalised.
+        first_corners, second_corners: as four tensors x1, y1, x2, y2.
+        intersection, union: areas, [...].
+    """
+
+    first: Sides
+    second: Sides
+    first_corners: Sides
+    second_corners: Sides
+    intersection: Tensor
+    union: Tensor
+
+    @classmethod
+    def of(cls, first: Sides, second: Sides) -> BoxPairs:
+        """From four tensors cx, cy, w, h of either side."""
+        corners = _corners(first), _corners(second)
+        return cls(first, second, *corners, *_intersection_and_union(*corners))
+
+    def iou(self) -> Tensor:
+        """Plain IoU, [...]; 0 for boxes without area."""
+        return self.intersection / self.union.clamp(min=torch.finfo(self.union.dtype).tiny)
+
+
 class BoxDistance:
     """L1 distance and GIoU of boxes. Both the matching costs and the box losses use it.
 
@@ -136,12 +167,15 @@ class BoxDistance:
         Returns:
             The sum of the four absolute differences, and the GIoU, each [...].
         """
-        first, second = boxes.unbind(-1), objects.unbind(-1)
-        first_corners, second_corners = _corners(first), _corners(second)
-        compared = zip(first_corners, second_corners, strict=True) if self.corners else zip(first, second, strict=True)
-        distances = [(ours - theirs).abs_() for ours, theirs in compared]
+        return self.of_pairs(BoxPairs.of(boxes.unbind(-1), objects.unbind(-1)))
+
+    def of_pairs(self, pairs: BoxPairs) -> tuple[Tensor, Tensor]:
+        """The same of boxes whose intersections are known."""
+        first, second = pairs.first_corners, pairs.second_corners
+        compared = (first, second) if self.corners else (pairs.first, pairs.second)
+        distances = [(ours - theirs).abs_() for ours, theirs in zip(*compared, strict=True)]
         distance = distances[0] + distances[1] + distances[2] + distances[3]
-        return distance, _generalized_box_iou(first_corners, second_corners, eps=self.eps)
+        return distance, _generalized_box_iou(first, second, pairs.intersection, pairs.union, eps=self.eps)
 
 
 def _corners(cxcywh: Sides) -> Sides:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crossstage.modeling.queries.content import Content
-    from crossstage.modeling.supervision.matching import MatchingProblem
+    from crossstage.modeling.supervision.matching import MatchingProblem, Pairs
 
 
 class Backbone(Protocol):
@@ -175,16 +175,20 @@ class Decoder(Protocol):
 class ClassCost(Protocol):
     """The class part of the matching cost."""
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits: [S, B, N, K], labels: int64 [B, T] -> [S, B, T, N]."""
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The cost of every pair of a prediction and an object, [S, B, T, N], at least float32."""
         ...
 
 
 class CopiesRule(Protocol):
     """Decides how many queries each object gets."""
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
-        """int64 [S, B, T], on the device of the outputs."""
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """int64 [S, B, T], on the device of the predictions; 0 for padded objects.
+
+        `pairs.outputs` and `pairs.targets` are what the matcher was given; what it has computed of them for the costs
+        is not computed again.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crossstage.layers.boxes import BoxDistance, xyxy_to_cxcywh
 from crossstage.modeling.supervision.losses import FocalClassLoss, box_losses
-from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher
+from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, Pairs
 from crossstage.modeling.supervision.normalizers import LabelCount
 from crossstage.structures import Assignment, PaddedTargets, QueryGroup, StageOutputs, Target
 from csla import ANY_OVERLAP, CrossStageBoxMatches, CrossStageLabels
@@ -100,4 +100,4 @@ class _Scene:
             **dict(zip(("cost_class", "cost_bbox", "cost_giou"), weights, strict=True)),
         )
         one = StageOutputs(self.outputs.logits[stage, None], self.outputs.boxes[stage, None])
-        return matcher.cost(one, self.targets)[0]
+        return matcher.cost(Pairs(one, self.targets))[0]

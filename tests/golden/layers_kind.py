@@ -25,7 +25,7 @@ from crossstage.layers.position import LearnedPositions, SinePositions, box_sine
 from crossstage.modeling.encoders.tokens import unpadded_memory
 from crossstage.modeling.neck import ChannelMapper
 from crossstage.modeling.supervision.losses import FocalClassLoss, SoftmaxClassLoss, sigmoid_focal_loss
-from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, SoftmaxClassCost
+from crossstage.modeling.supervision.matching import FocalClassCost, HungarianMatcher, Pairs, SoftmaxClassCost
 from crossstage.modeling.transformer import TransformerLayer
 from crossstage.structures import GroupOutputs, Levels, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.golden.folder import Comparison, GoldenFolder, Row
@@ -190,7 +190,7 @@ def _check_match(b: _Blocks) -> None:
             matcher = HungarianMatcher(
                 class_cost=_class_cost(b, kind), cost_class=cost_class, cost_bbox=cost_bbox, cost_giou=cost_giou
             )
-            cost = matcher.cost(outputs, targets)[0]
+            cost = matcher.cost(Pairs(outputs, targets))[0]
             for image, count in enumerate(targets.counts):
                 b.comparison.check(f"match.{kind}.{name}.cost_{image}", cost[image, :count].transpose(0, 1))
             _check_pairs(b.comparison, f"match.{kind}.{name}", matcher(outputs, targets)[0])

@@ -6,17 +6,50 @@ The cost of a pair is that of DETR (section 3.1) with the focal class cost of De
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossstage.errors import NonFiniteError
-from crossstage.layers.boxes import BoxDistance
+from crossstage.layers.boxes import BoxDistance, BoxPairs
 from crossstage.modeling.seams import ClassCost, CopiesRule, Matcher
 from crossstage.modeling.stages import of_stage
 from crossstage.modeling.supervision.solver import assign_queries
 from crossstage.structures import PaddedTargets, StageOutputs
+
+
+class Pairs:
+    """Every prediction beside every object of its image: what costs and rules of copies are computed from.
+
+    Each value is computed when it is first read, and once. All are at least float32 and carry no gradient; nothing may
+    change them.
+
+    Args:
+        outputs: logits [S, B, N, K] and boxes [S, B, N, 4].
+        targets: the objects of the B images; padded ones have meaningless values.
+    """
+
+    def __init__(self, outputs: StageOutputs, targets: PaddedTargets) -> None:
+        self.outputs, self.targets = outputs, targets
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Sigmoid probability of the object's class, [S, B, T, N]. Only the objects' classes are computed."""
+        return columns_of_objects(_exact(self.outputs.logits), self.targets.labels).sigmoid_()
+
+    @cached_property
+    def boxes(self) -> BoxPairs:
+        """The boxes, first, and the objects, second: [S, B, T, N]."""
+        boxes = _exact(self.outputs.boxes)
+        objects = self.targets.boxes.to(boxes.dtype)[..., None].movedim(-2, 0)
+        predicted = boxes.movedim(-1, 0).contiguous()[:, :, :, None]  # rows of one coordinate: four times as quick
+        return BoxPairs.of(predicted.unbind(0), objects.unbind(0))
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 class FocalClassCost:
@@ -25,9 +58,9 @@ class FocalClassCost:
     def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-8) -> None:
         self.alpha, self.gamma, self.eps = alpha, gamma, eps
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits: [S, B, N, K], labels: int64 [B, T] -> [S, B, T, N]. Only the objects' classes are computed."""
-        probability = columns_of_objects(logits, labels).sigmoid_()
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The cost of every pair, [S, B, T, N]."""
+        probability = pairs.probabilities
         improbability = 1 - probability
         positive = (probability + self.eps).log_().mul_(improbability**self.gamma)
         negative = (improbability + self.eps).log_().mul_(probability**self.gamma)
@@ -37,9 +70,9 @@ class FocalClassCost:
 class SoftmaxClassCost:
     """Minus the probability of the object's class (DETR): logits have a last column for "no object"."""
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits: [S, B, N, K + 1], labels: int64 [B, T] -> [S, B, T, N]."""
-        return -columns_of_objects(logits.softmax(dim=-1), labels)
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The cost of every pair, [S, B, T, N], from logits [S, B, N, K + 1]."""
+        return -columns_of_objects(_exact(pairs.outputs.logits).softmax(dim=-1), pairs.targets.labels)
 
 
 def columns_of_objects(values: Tensor, labels: Tensor) -> Tensor:
@@ -110,8 +143,8 @@ class HungarianMatcher:
         box_distance: how boxes are compared.
         cost_class, cost_bbox, cost_giou: weights of the three costs.
         copies: how many queries each object gets: a number (H-DETR); one per stage, the last one for all later
-            stages (hybrid layer matching; StageInteractor, Table 1); or a rule, called as (outputs, targets) ->
-            int64 [S, B, T] on the device. A query still gets one object at most.
+            stages (hybrid layer matching; StageInteractor, Table 1); or a rule, called as (pairs) -> int64 [S, B, T]
+            on the device. A query still gets one object at most.
     """
 
     def __init__(
@@ -133,25 +166,24 @@ class HungarianMatcher:
         """Match one set of stages: int64 [S, B, N], see `match_together`."""
         return match_together([MatchRequest(self, outputs, targets)])[0]
 
-    @torch.no_grad()
-    def cost(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
+    def cost(self, pairs: Pairs) -> Tensor:
         """Cost of every pair, [S, B, T, N], at least float32; padded objects have meaningless rows."""
-        with torch.autocast(outputs.boxes.device.type, enabled=False):
-            dtype = torch.promote_types(outputs.boxes.dtype, torch.float32)
-            logits, boxes = outputs.logits.to(dtype), outputs.boxes.to(dtype)
-            total = self.class_cost(logits, targets.labels).mul(self.cost_class)
-            boxes = boxes.movedim(-1, 0).contiguous().movedim(0, -1)  # rows of one coordinate: four times as quick
-            distance, giou = self.box_distance(boxes[:, :, None], targets.boxes.to(dtype)[:, :, None])
-            return total.add_(distance, alpha=self.cost_bbox).sub_(giou, alpha=self.cost_giou)
+        distance, giou = self.box_distance.of_pairs(pairs.boxes)
+        total = self.class_cost(pairs).mul(self.cost_class)
+        return total.add_(distance, alpha=self.cost_bbox).sub_(giou, alpha=self.cost_giou)
 
     @torch.no_grad()
     def problems(self, outputs: StageOutputs, targets: PaddedTargets) -> list[MatchingProblem]:
         """What is to be solved, on the device: the images as one padded block, or one by one."""
         rule = self.copies if callable(self.copies) else None
-        return [
-            MatchingProblem(images, self.cost(part, own), None if rule is None else rule(part, own), own.counts)
-            for images, part, own in _blocks(outputs, targets)
-        ]
+        found = []
+        with torch.autocast(outputs.boxes.device.type, enabled=False):
+            for images, part, own in _blocks(outputs, targets):
+                pairs = Pairs(part, own)
+                found.append(
+                    MatchingProblem(images, self.cost(pairs), None if rule is None else rule(pairs), own.counts)
+                )
+        return found
 
     def assign(self, cost: np.ndarray, problem: MatchingProblem, *, copies: np.ndarray | None, out: np.ndarray) -> None:
         """Solve a problem on the host.

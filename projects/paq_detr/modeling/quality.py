@@ -13,30 +13,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crossstage.layers.boxes import iou_by_coordinate
-from crossstage.modeling.supervision.matching import columns_of_objects
-from crossstage.structures import PaddedTargets, StageOutputs
+from crossstage.modeling.supervision.matching import Pairs
 
 
-@torch.no_grad()
-def quality_scores(boxes: Tensor, logits: Tensor, objects: PaddedTargets, *, gamma: float = 0.4) -> Tensor:
+def quality_scores(pairs: Pairs, *, gamma: float = 0.4) -> Tensor:
     """The quality of every prediction for every object: IoU - gamma * probability of the object's class (Eq. 6).
 
     Args:
-        boxes: [S, B, N, 4], normalised cxcywh.
-        logits: [S, B, N, K].
-        objects: the objects of the B images.
+        pairs: the predictions of S stages and the objects of B images.
         gamma: weight of the confidence.
 
     Returns:
         [S, B, T, N] in [-gamma, 1], at least float32, without gradient; padded objects have meaningless rows.
     """
-    with torch.autocast(boxes.device.type, enabled=False):
-        dtype = torch.promote_types(boxes.dtype, torch.float32)
-        predicted = boxes.to(dtype).movedim(-1, 0).contiguous()[:, :, :, None].unbind(0)  # four [S, B, 1, N]
-        expected = objects.boxes.to(dtype)[..., None].movedim(-2, 0).unbind(0)  # four [B, T, 1]
-        overlap = iou_by_coordinate(predicted, expected)  # first, so that less memory is in use at once
-        return overlap.sub_(columns_of_objects(logits.to(dtype), objects.labels).sigmoid_(), alpha=gamma)
+    return pairs.boxes.iou().sub_(pairs.probabilities, alpha=gamma)
 
 
 def copies_of(
@@ -104,12 +94,13 @@ class QualityCopies:
         self.k, self.minimum, self.gamma, self.scale = k, minimum, gamma, scale
         self.plain_last_stages, self.share = plain_last_stages, share
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets) -> Tensor:
+    def __call__(self, pairs: Pairs) -> Tensor:
         """int64 [S, B, T]; 0 for padded objects."""
-        early = self.early_stages(outputs.num_stages)
-        scores = quality_scores(outputs.boxes[:early], outputs.logits[:early], targets, gamma=self.gamma)
-        counts = copies_of(scores, targets.valid, k=self.k, minimum=self.minimum, scale=self.scale, share=self.share)
-        return torch.cat([counts, targets.valid.to(counts.dtype).expand(outputs.num_stages - early, -1, -1)])
+        stages, valid = pairs.outputs.num_stages, pairs.targets.valid
+        early = self.early_stages(stages)
+        scores = quality_scores(pairs, gamma=self.gamma)[:early]
+        counts = copies_of(scores, valid, k=self.k, minimum=self.minimum, scale=self.scale, share=self.share)
+        return torch.cat([counts, valid.to(counts.dtype).expand(stages - early, -1, -1)])
 
     def early_stages(self, stages: int) -> int:
         """How many of so many stages are not plain."""

@@ -5,14 +5,12 @@ The authors' fork repeats objects in the usual matching instead, which is the de
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from crossstage.projects.paq_detr.modeling.quality import QualityCopies, quality_scores
+from torch import Tensor
 
-from crossstage.modeling.supervision.matching import HungarianMatcher, MatchingProblem
-from crossstage.structures import PaddedTargets, StageOutputs
+from crossstage.modeling.supervision.matching import HungarianMatcher, Pairs
 
 
 def best_queries(scores: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,9 +40,8 @@ class QualityTopK(HungarianMatcher):
     `model.criterion.groups.matching.matcher._target_ = QualityTopK`.
     """
 
-    @torch.no_grad()
-    def problems(self, outputs: StageOutputs, targets: PaddedTargets) -> list[MatchingProblem]:
-        """The problems of HungarianMatcher, with minus the quality as cost in the early stages.
+    def cost(self, pairs: Pairs) -> Tensor:
+        """The cost of HungarianMatcher, and minus the quality in the early stages.
 
         Raises:
             TypeError: if `copies` is not QualityCopies, which decides which stages are early.
@@ -52,16 +49,9 @@ class QualityTopK(HungarianMatcher):
         rule = self.copies
         if not isinstance(rule, QualityCopies):
             raise TypeError(f"QualityTopK: copies is a {type(rule).__name__}; expected QualityCopies, see with_quality")
-        early = rule.early_stages(outputs.num_stages)
-        found = []
-        for one in super().problems(outputs, targets):
-            images, most = one.images, one.cost.shape[2]
-            labels, objects, valid = (x[images, :most] for x in (targets.labels, targets.boxes, targets.valid))
-            part = PaddedTargets(labels, objects, valid, one.counts)
-            boxes, logits = outputs.boxes[:early, images], outputs.logits[:early, images]
-            scores = quality_scores(boxes, logits, part, gamma=rule.gamma)
-            found.append(replace(one, cost=torch.cat([-scores, one.cost[early:]])))
-        return found
+        early = rule.early_stages(pairs.outputs.num_stages)
+        scores = quality_scores(pairs, gamma=rule.gamma)[:early]
+        return torch.cat([-scores, super().cost(pairs)[early:]])
 
     def pairs(self, cost: np.ndarray, times: int | np.ndarray, *, later_stages: int) -> tuple[np.ndarray, np.ndarray]:
         """The best queries of each object, or the cheapest assignment in the plain last stages."""

@@ -14,6 +14,7 @@ from crossstage.modeling.supervision.matching import (
     HungarianMatcher,
     MatchingProblem,
     MatchRequest,
+    Pairs,
     SoftmaxClassCost,
     match_together,
 )
@@ -38,7 +39,7 @@ def best_by_trying_all(cost: Tensor) -> float:
 def test_matches_are_the_cheapest_of_all(counts, queries):
     targets = PaddedTargets.of(objects_of(*counts))
     outputs = predictions(2, 2, queries)
-    costs, matches = HungarianMatcher().cost(outputs, targets), match(outputs, targets)
+    costs, matches = HungarianMatcher().cost(Pairs(outputs, targets)), match(outputs, targets)
     for stage in range(2):
         for image, count in enumerate(counts):
             found = matches[stage, image]
@@ -51,7 +52,7 @@ def test_matches_are_the_cheapest_of_all(counts, queries):
 
 def test_the_cost_is_the_weighted_sum_of_the_papers_parts():
     targets, outputs = PaddedTargets.of(objects_of(3, dtype=torch.float64)), predictions(1, 1, 4, dtype=torch.float64)
-    cost = HungarianMatcher(cost_class=2, cost_bbox=5, cost_giou=3).cost(outputs, targets)
+    cost = HungarianMatcher(cost_class=2, cost_bbox=5, cost_giou=3).cost(Pairs(outputs, targets))
     for t in range(3):
         for n in range(4):
             p = outputs.logits[0, 0, n, targets.labels[0, t]].sigmoid()
@@ -62,17 +63,29 @@ def test_the_cost_is_the_weighted_sum_of_the_papers_parts():
 
 def test_costs_are_at_least_float32():
     targets, outputs = PaddedTargets.of(objects_of(3)), predictions(1, 1, 4)
-    assert (
-        HungarianMatcher().cost(StageOutputs(outputs.logits.half(), outputs.boxes.half()), targets).dtype
-        == torch.float32
-    )
+    half = StageOutputs(outputs.logits.half(), outputs.boxes.half())
+    assert HungarianMatcher().cost(Pairs(half, targets)).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert HungarianMatcher().cost(outputs, targets).dtype == torch.float32
+        assert HungarianMatcher().cost(Pairs(outputs, targets)).dtype == torch.float32
+
+
+def test_a_rule_of_copies_is_given_what_the_cost_has_computed():
+    targets, outputs = PaddedTargets.of(objects_of(3, 3)), predictions(2, 2, 9)
+    known = []
+
+    def rule(pairs: Pairs) -> Tensor:
+        known.append(dict(vars(pairs)))
+        return targets.valid.long().expand(2, -1, -1)
+
+    matches = HungarianMatcher(copies=rule)(outputs, targets)
+    assert matches.equal(match(outputs, targets))
+    assert [{"boxes", "probabilities"} <= set(found) for found in known] == [True]
 
 
 def test_class_costs_look_at_the_objects_columns():
-    logits, labels = torch.randn(2, 1, 4, 6), torch.tensor([[5, 0, 5]])
-    focal, softmax = FocalClassCost()(logits, labels), SoftmaxClassCost()(logits, labels)
+    logits, objects = torch.randn(2, 1, 4, 6), [Target(torch.tensor([5, 0, 5]), torch.rand(3, 4))]
+    pairs = Pairs(StageOutputs(logits, torch.rand(2, 1, 4, 4)), PaddedTargets.of(objects))
+    focal, softmax = FocalClassCost()(pairs), SoftmaxClassCost()(pairs)
     assert focal.shape == softmax.shape == (2, 1, 3, 4)
     torch.testing.assert_close(softmax[1, 0, 1], -logits[1, 0].softmax(-1)[:, 0])
     assert focal[:, :, 0].equal(focal[:, :, 2])
@@ -174,7 +187,7 @@ def test_a_nan_in_an_image_without_objects_costs_nothing():
 def test_matching_takes_no_gradient_and_changes_nothing():
     targets, outputs = PaddedTargets.of(objects_of(2, 3)), predictions(2, 2, 5)
     before = outputs.logits.clone(), outputs.boxes.clone(), targets.boxes.clone()
-    assert not HungarianMatcher().cost(outputs, targets).requires_grad
+    assert not HungarianMatcher().cost(Pairs(outputs, targets)).requires_grad
     match(outputs, targets)
     for old, new in zip(before, (outputs.logits, outputs.boxes, targets.boxes), strict=True):
         assert old.equal(new)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from crossstage.projects.deqdet.modeling.equilibrium import EquilibriumDecoder
 from crossstage.projects.dn_detr.modeling.denoising import IndicatorDenoising
+from crossstage.projects.paq_detr.modeling.quality import QualityCopies
+from crossstage.projects.paq_detr.modeling.quality_topk import QualityTopK
 from crossstage.projects.stage_interactor.modeling.grouped_sampler import GroupedSampler
 from crossstage.projects.stage_interactor.modeling.mixing import CascadeMixing
 from torch import Tensor, nn
@@ -49,6 +51,7 @@ from crossstage.modeling.supervision.matching import (
     FocalClassCost,
     HungarianMatcher,
     MatchingProblem,
+    Pairs,
     SoftmaxClassCost,
 )
 from crossstage.modeling.supervision.normalizers import LabelCount, ObjectCount
@@ -66,7 +69,8 @@ PARTS = {
     seams.ExtraGroup: [ContrastiveDenoising, IndicatorDenoising, OneToMany],
     seams.Decoder: [DeformableDecoder, ConditionalDecoder, MixerDecoder, EquilibriumDecoder],
     seams.ClassCost: [FocalClassCost, SoftmaxClassCost],
-    seams.Matcher: [HungarianMatcher],
+    seams.CopiesRule: [QualityCopies],
+    seams.Matcher: [HungarianMatcher, QualityTopK],
     seams.LabelRule: [OwnStageLabels, OverlapTargets, CrossStageLabels, CrossStageBoxMatches],
     seams.ClassLoss: [FocalClassLoss, VarifocalClassLoss, QualityFocalClassLoss, SoftmaxClassLoss],
     seams.BoxLossFunction: [BoxLoss],
@@ -99,7 +103,8 @@ BUILT = {  # one of each class of a seam with attributes, which may be set by it
     BoxLoss: BoxLoss,
 }
 PAIRS = [pytest.param(seam, part, id=f"{seam.__name__}-{part.__name__}") for seam in PARTS for part in PARTS[seam]]
-LATE = {"Content": Content, "MatchingProblem": MatchingProblem, "np": np}  # what seams.py imports for its types alone
+# What seams.py imports for its types alone.
+LATE = {"Content": Content, "MatchingProblem": MatchingProblem, "Pairs": Pairs, "np": np}
 
 
 def methods_of(seam: type) -> dict[str, Callable]:

@@ -11,7 +11,7 @@ from crossstage.errors import NonFiniteError
 from crossstage.layers.boxes import box_iou, cxcywh_to_xyxy
 from crossstage.modeling.supervision.labels import OverlapTargets
 from crossstage.modeling.supervision.losses import VarifocalClassLoss
-from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.modeling.supervision.matching import HungarianMatcher, Pairs
 from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from tests.random_scenes import objects_of, predictions
 from tests.supervisions import criterion
@@ -38,7 +38,7 @@ def matched_times(matches: Tensor, objects: int) -> Tensor:
 
 def test_the_quality_is_the_overlap_less_a_share_of_the_confidence():
     outputs, targets = scene(3, 2)
-    scores = quality_scores(outputs.boxes, outputs.logits, targets, gamma=0.3)
+    scores = quality_scores(Pairs(outputs, targets), gamma=0.3)
     assert not scores.requires_grad
     for stage, image, t, n in ((0, 0, 2, 4), (2, 1, 1, 7), (3, 1, 0, 0)):
         box, logits = outputs.boxes[stage, image, n], outputs.logits[stage, image, n]
@@ -51,7 +51,7 @@ def test_scores_are_at_least_float32():
     outputs, targets = scene(3)
     half = StageOutputs(outputs.logits.detach().half(), outputs.boxes.detach().half())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert quality_scores(half.boxes, half.logits, targets.to(dtype=torch.float16)).dtype == torch.float32
+        assert quality_scores(Pairs(half, targets.to(dtype=torch.float16))).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_largest_counts_are_lowered_until_the_share_is_kept(counts, queries,
 
 def test_counts_are_within_their_limits_and_together_within_the_share():
     outputs, targets = scene(3, 9, 0, 14)
-    counts = QualityCopies(k=4, minimum=2)(outputs, targets)
+    counts = QualityCopies(k=4, minimum=2)(Pairs(outputs, targets))
     assert counts.dtype == torch.int64
     assert counts.shape == (STAGES, 4, 14)
     assert (counts[:, ~targets.valid] == 0).all()
@@ -110,25 +110,25 @@ def test_hopeless_predictions_give_the_minimum():
     outputs, targets = scene(3, 2)
     hopeless = StageOutputs(outputs.logits, torch.full_like(outputs.boxes, 1e-3))
     for minimum in (1, 2):
-        counts = QualityCopies(minimum=minimum)(hopeless, targets)
+        counts = QualityCopies(minimum=minimum)(Pairs(hopeless, targets))
         assert (counts[:-1][:, targets.valid] == minimum).all()
 
 
 def test_counts_do_not_depend_on_the_other_images_of_the_batch():
     counts = (3, 0, 9)
     outputs, targets = scene(*counts)
-    together = QualityCopies()(outputs, targets)
+    together = QualityCopies()(Pairs(outputs, targets))
     for image, count in enumerate(counts):
         one = slice(image, image + 1)
         own = PaddedTargets(*(x[one, :count] for x in (targets.labels, targets.boxes, targets.valid)), (count,))
-        alone = QualityCopies()(StageOutputs(outputs.logits[:, one], outputs.boxes[:, one]), own)
+        alone = QualityCopies()(Pairs(StageOutputs(outputs.logits[:, one], outputs.boxes[:, one]), own))
         assert alone.equal(together[:, one, :count])
 
 
 @pytest.mark.parametrize("counts", [(5, 4), (1, 9), (0, 3)], ids=["one padded block", "image by image", "empty image"])
 def test_objects_get_their_counts_and_the_last_stage_is_plain(counts, transfers):
     outputs, targets = scene(*counts)
-    expected = QualityCopies()(outputs, targets)
+    expected = QualityCopies()(Pairs(outputs, targets))
     transfers.clear()
     matches = HungarianMatcher(copies=QualityCopies())(outputs, targets)
     assert transfers == ["cpu"]  # counts travel with the costs
@@ -176,7 +176,7 @@ def test_a_prediction_that_is_not_finite_is_named_as_without_the_rule():
 def test_plain_stages_are_counted_from_the_end():
     outputs, targets = scene(3, 2)
     for plain in (0, 2, STAGES + 1):
-        counts = QualityCopies(plain_last_stages=plain, minimum=2)(outputs, targets)[:, targets.valid]
+        counts = QualityCopies(plain_last_stages=plain, minimum=2)(Pairs(outputs, targets))[:, targets.valid]
         assert (counts > 1).all(-1).tolist() == [stage < STAGES - plain for stage in range(STAGES)]
 
 
@@ -184,7 +184,7 @@ def test_inputs_are_not_changed():
     outputs, targets = scene(3, 2)
     tensors = outputs.logits, outputs.boxes, targets.labels, targets.boxes, targets.valid
     before = [x.detach().clone() for x in tensors]
-    QualityCopies()(replace(outputs), targets)
+    QualityCopies()(Pairs(replace(outputs), targets))
     assert all(old.equal(new) for old, new in zip(before, tensors, strict=True))
 
 

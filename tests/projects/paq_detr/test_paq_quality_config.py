@@ -13,6 +13,7 @@ from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.modeling.supervision.labels import OverlapTargets, OwnStageLabels
 from crossstage.modeling.supervision.losses import FocalClassLoss, SoftmaxClassLoss, VarifocalClassLoss
+from crossstage.modeling.supervision.matching import Pairs
 from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs
 from csla import CrossStageBoxMatches, with_csla
 from dca import with_dca
@@ -65,7 +66,7 @@ def test_proposals_have_one_stage_which_is_not_plain_where_they_are_named():
     assert (matching.plain_last_stages, matching.minimum) == (1, 1)
     assert (proposals.plain_last_stages, proposals.minimum) == (0, 2)
     targets = PaddedTargets.of(objects_of(3, 2))
-    assert (proposals(predictions(1, 2, 40), targets)[:, targets.valid] >= 2).all()
+    assert (proposals(Pairs(predictions(1, 2, 40), targets))[:, targets.valid] >= 2).all()
 
 
 def test_the_last_call_decides():

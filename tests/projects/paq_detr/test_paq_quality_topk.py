@@ -7,7 +7,7 @@ from crossstage.projects.paq_detr.modeling.quality_topk import QualityTopK, best
 from crossstage.projects.paq_detr.quality_config import with_quality
 
 from crossstage.config import instantiate
-from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.modeling.supervision.matching import HungarianMatcher, Pairs
 from tests.projects.paq_detr.test_paq_quality import STAGES, matched_times, scene
 from tests.random_scenes import image_batch, tiny_dino_node
 
@@ -33,14 +33,14 @@ def test_each_object_takes_its_best_queries(scores, times, of_query):
 def test_early_stages_take_the_best_and_the_last_is_plain(counts, transfers):
     outputs, targets = scene(*counts)
     rule = QualityCopies()
-    wanted = rule(outputs, targets)
+    wanted = rule(Pairs(outputs, targets))
     transfers.clear()
     matches = QualityTopK(copies=rule)(outputs, targets)
     assert transfers == ["cpu"]
     assert matches[-1].equal(HungarianMatcher()(outputs, targets)[-1])
     times = matched_times(matches, targets.labels.shape[1])
     assert (times <= wanted).all()
-    scores = quality_scores(outputs.boxes, outputs.logits, targets)
+    scores = quality_scores(Pairs(outputs, targets))
     for stage, image, t in (times == wanted).nonzero().tolist():  # no query was lost to another object
         if stage < STAGES - 1 and targets.valid[image, t]:
             best = scores[stage, image, t].topk(int(wanted[stage, image, t])).indices.sort().values
