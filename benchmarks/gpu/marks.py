@@ -74,13 +74,16 @@ class Marks:
                 level.register_hook(lambda _: self.mark("b:encoder>"))
 
     def _mark_matching(self, criterion: Any) -> None:
-        """Mark the one call that matches all groups."""
-        match = criterion.match
+        """Mark the time from the costs to the first group that waited for them; known groups' losses lie between."""
+        matches = criterion.matches
 
-        def timed(*args: Any) -> Any:
+        def timed(groups: Any, targets: Any) -> Any:
             self.mark("matcher<")
-            found = match(*args)
-            self.mark("matcher>")
-            return found
+            waits = True
+            for index, found in matches(groups, targets):
+                if waits and groups[index].group.matches is None:
+                    self.mark("matcher>")
+                    waits = False
+                yield index, found
 
-        criterion.match = timed
+        criterion.matches = timed

@@ -83,7 +83,10 @@ class Meter:
         return round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)
 
     def waits(self, function: Function) -> list[Any]:
-        """How often a call waits for the device, and where: [count, {file:line: count}]."""
+        """How often a call waits for the device, and where: [count, {file:line: count}].
+
+        Waits for an event do not count: the matcher's costs are waited for in this way.
+        """
         if not self.cuda:
             function()
             return [0, {}]

@@ -195,7 +195,8 @@ class CopiesRule(Protocol):
 class Matcher(Protocol):
     """Decides which object each query has, at every stage.
 
-    The costs of all groups travel to the host together; `supervision.matching.match_together` calls the two methods.
+    The costs of all groups travel to the host together, while the losses of groups with known matches are computed:
+    `supervision.matching.start_matching` calls `problems`, and `PendingMatches.finish` calls `assign`.
     """
 
     def problems(self, outputs: StageOutputs, targets: PaddedTargets) -> list[MatchingProblem]:

@@ -1,13 +1,13 @@
 """The criterion: one loop over query groups, all stages at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from crossstage.config.names import suggestion
 from crossstage.modeling.parts import module_dict
-from crossstage.modeling.supervision.matching import MatchRequest, match_together
+from crossstage.modeling.supervision.matching import MatchRequest, start_matching
 from crossstage.modeling.supervision.supervision import Supervision
 from crossstage.structures import GroupOutputs, Losses, PaddedTargets
 
@@ -43,23 +43,29 @@ class SetCriterion(nn.Module):
 
     def forward(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> Losses:
         """The weighted losses of all groups; their total is what is minimised. Geometry runs outside autocast."""
-        matches = self.match(groups, targets)
-        terms: dict[str, Tensor] = {}
+        losses: dict[int, dict[str, Tensor]] = {}
         with torch.autocast(targets.boxes.device.type, enabled=False):
-            for predicted, matched in zip(groups, matches, strict=True):
-                terms |= self.supervision(predicted.group.name).losses(predicted, targets, matched)
-        return Losses.of(terms)
+            for index, matches in self.matches(groups, targets):
+                supervision = self.supervision(groups[index].group.name)
+                losses[index] = supervision.losses(groups[index], targets, matches)
+        return Losses.of({name: loss for _, terms in sorted(losses.items()) for name, loss in terms.items()})
 
     def match(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> list[Tensor]:
-        """Each group's matches, int64 [S, B, N]: the known ones, and those of one matching over all other groups."""
-        found: dict[int, Tensor] = {}
+        """Each group's matches, int64 [S, B, N], in the order of the groups."""
+        return [matches for _, matches in sorted(self.matches(groups, targets), key=lambda found: found[0])]
+
+    def matches(self, groups: Sequence[GroupOutputs], targets: PaddedTargets) -> Iterator[tuple[int, Tensor]]:
+        """Each group's index and matches, int64 [S, B, N]: the known ones first, then those of one matching.
+
+        The costs of that matching travel to the host while the caller works with the known matches.
+        """
         requests: dict[int, MatchRequest] = {}
         for index, predicted in enumerate(groups):
-            if predicted.group.matches is not None:  # the same at every stage
-                found[index] = predicted.group.matches.expand(predicted.outputs.num_stages, -1, -1)
-            else:
+            if predicted.group.matches is None:
                 supervision = self.supervision(predicted.group.name)
-                objects = supervision.objects(targets)
-                requests[index] = MatchRequest(supervision.matcher, predicted.outputs, objects)
-        found |= zip(requests, match_together(list(requests.values())), strict=True)
-        return [found[index] for index in range(len(groups))]
+                requests[index] = MatchRequest(supervision.matcher, predicted.outputs, supervision.objects(targets))
+        pending = start_matching(list(requests.values()))
+        for index, predicted in enumerate(groups):
+            if predicted.group.matches is not None:  # the same at every stage
+                yield index, predicted.group.matches.expand(predicted.outputs.num_stages, -1, -1)
+        yield from zip(requests, pending.finish(), strict=True)

@@ -108,31 +108,66 @@ class MatchRequest:
     targets: PaddedTargets
 
 
-def match_together(requests: Sequence[MatchRequest]) -> list[Tensor]:
-    """Match several query groups with one transfer from device to host.
+@dataclass(frozen=True)
+class PendingMatches:
+    """A matching whose costs are on their way to the host; until `finish`, the device and the host can do other work.
 
-    Returns:
-        int64 [S, B, N] per request: the object's index in its image, or -1.
-
-    Raises:
-        NonFiniteError: if a cost is NaN or infinite; names the stage and the image.
+    Attributes:
+        requests: one per query group.
+        problems: those of each request, in order.
+        host: the costs and copies of all problems, flat, on the host; valid once they have arrived.
+        arrived: the end of the transfer; None where there is nothing to wait for (CPU).
     """
-    if not requests:
-        return []
+
+    requests: Sequence[MatchRequest]
+    problems: Sequence[Sequence[MatchingProblem]]
+    host: Tensor
+    arrived: torch.cuda.Event | None
+
+    def finish(self) -> list[Tensor]:
+        """Wait for the costs and solve.
+
+        Returns:
+            int64 [S, B, N] per request: the object's index in its image, or -1.
+
+        Raises:
+            NonFiniteError: if a cost is NaN or infinite; names the stage and the image.
+        """
+        if self.arrived is not None:
+            self.arrived.synchronize()  # the step's one wait for the device: the solver runs on the CPU
+        sizes = [tensor.numel() for tensor in _tensors(self.problems)]
+        arrays = iter(np.split(self.host.numpy().astype(np.float64), np.cumsum(sizes)[:-1]))
+        found = []
+        for request, group in zip(self.requests, self.problems, strict=True):
+            logits = request.outputs.logits
+            matches = torch.full(logits.shape[:3], -1, dtype=torch.int64, pin_memory=logits.is_cuda)
+            for one in group:
+                cost = next(arrays).reshape(one.cost.shape)
+                copies = None if one.copies is None else next(arrays).reshape(one.copies.shape).astype(np.int64)
+                request.matcher.assign(cost, one, copies=copies, out=matches.numpy()[:, one.images])
+            found.append(matches.to(logits.device, non_blocking=True))
+        return found
+
+
+def start_matching(requests: Sequence[MatchRequest]) -> PendingMatches:
+    """Compute the costs of several query groups, and start their one transfer from device to host."""
     problems = [request.matcher.problems(request.outputs, request.targets) for request in requests]
-    tensors = [t for group in problems for one in group for t in (one.cost, one.copies) if t is not None]
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    host = flat.cpu().numpy().astype(np.float64)  # the step's one device -> host copy: the solver runs on CPU
-    arrays = iter(np.split(host, np.cumsum([tensor.numel() for tensor in tensors])[:-1]))
-    found = []
-    for request, group in zip(requests, problems, strict=True):
-        matches = np.full(request.outputs.logits.shape[:3], -1, dtype=np.int64)
-        for one in group:
-            cost = next(arrays).reshape(one.cost.shape)
-            copies = None if one.copies is None else next(arrays).reshape(one.copies.shape).astype(np.int64)
-            request.matcher.assign(cost, one, copies=copies, out=matches[:, one.images])
-        found.append(torch.from_numpy(matches).to(flat.device, non_blocking=True))
-    return found
+    tensors = _tensors(problems)
+    flat = torch.cat([tensor.flatten() for tensor in tensors]) if tensors else torch.empty(0)
+    # The step's one device -> host copy. Only CUDA's is known to be complete by an event; it goes to pinned memory.
+    host = flat.to("cpu", non_blocking=flat.is_cuda)
+    arrived = torch.cuda.current_stream(flat.device).record_event() if flat.is_cuda else None
+    return PendingMatches(requests, problems, host, arrived)
+
+
+def match_together(requests: Sequence[MatchRequest]) -> list[Tensor]:
+    """Match several query groups at once: `start_matching` and `PendingMatches.finish` without work in between."""
+    return start_matching(requests).finish()
+
+
+def _tensors(problems: Sequence[Sequence[MatchingProblem]]) -> list[Tensor]:
+    """The tensors that travel to the host, in order."""
+    return [tensor for group in problems for one in group for tensor in (one.cost, one.copies) if tensor is not None]
 
 
 class HungarianMatcher:

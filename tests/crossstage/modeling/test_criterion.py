@@ -9,8 +9,14 @@ from crossstage.layers.multi_hot import matched_labels
 from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.modeling.supervision.losses import SoftmaxClassLoss
-from crossstage.modeling.supervision.matching import HungarianMatcher, SoftmaxClassCost
+from crossstage.modeling.supervision.matching import (
+    HungarianMatcher,
+    PendingMatches,
+    SoftmaxClassCost,
+    start_matching,
+)
 from crossstage.modeling.supervision.normalizers import LabelCount, ObjectCount, mean_over_ranks
+from crossstage.modeling.supervision.supervision import Supervision
 from crossstage.structures import Assignment, GroupOutputs, PaddedTargets, QueryGroup, StageOutputs, Target
 from tests.random_scenes import objects_of, predictions
 from tests.supervisions import WEIGHTS, criterion, supervision
@@ -99,6 +105,28 @@ def test_the_total_is_the_sum_of_the_terms():
     losses = criterion()(three_groups(targets), targets)
     torch.testing.assert_close(losses.total, sum(losses.terms.values()))
     assert losses.metrics == {}
+
+
+def test_losses_of_known_matches_are_computed_while_the_costs_travel(monkeypatch):
+    targets = PaddedTargets.of(objects_of(3, 1))
+    noised, matched, proposals = three_groups(targets)
+    calls = []
+    start, finish, losses = start_matching, PendingMatches.finish, Supervision.losses
+    sends = "crossstage.modeling.supervision.criterion.start_matching"
+    monkeypatch.setattr(sends, lambda requests: calls.append("send the costs") or start(requests))
+    monkeypatch.setattr(PendingMatches, "finish", lambda self: calls.append("wait") or finish(self))
+    monkeypatch.setattr(Supervision, "losses", lambda *given: calls.append(given[1].group.name) or losses(*given))
+    terms = criterion()([matched, noised, proposals], targets).terms
+    assert calls == ["send the costs", "denoising", "wait", "matching", "proposals"]
+    suffixes = [name.removeprefix("loss_class") for name in terms if name.startswith("loss_class")]
+    assert suffixes == ["_0", "_1", "", "_dn_0", "_dn_1", "_dn", "_enc"], "in the order of the groups"
+
+
+def test_known_matches_alone_need_no_matching():
+    targets = PaddedTargets.of(objects_of(3, 1))
+    noised, *_ = three_groups(targets)
+    (known,) = criterion().match([noised], targets)
+    assert known.equal(noised.group.matches.expand(3, -1, -1))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Matching: optimal, blind to order and to neighbours, one transfer, and loud about what is not finite."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -17,6 +18,7 @@ from crossstage.modeling.supervision.matching import (
     Pairs,
     SoftmaxClassCost,
     match_together,
+    start_matching,
 )
 from crossstage.structures import PaddedTargets, StageOutputs, Target
 from tests.random_scenes import objects_of, predictions
@@ -130,6 +132,24 @@ def test_one_device_to_host_copy_serves_all_stages_images_and_sets(transfers, co
     targets = PaddedTargets.of(objects_of(*counts))
     match_together([MatchRequest(HungarianMatcher(), predictions(stages, 2, 12), targets) for stages in (6, 1)])
     assert transfers == ["cpu"]
+
+
+class Arrival:
+    """As a CUDA event: the costs are in the host's memory only after somebody waited for it."""
+
+    def __init__(self, host: Tensor) -> None:
+        self.host, self.sent = host, host.clone()
+        host.fill_(torch.nan)
+
+    def synchronize(self) -> None:
+        self.host.copy_(self.sent)
+
+
+def test_the_costs_are_read_only_after_they_have_arrived():
+    targets, outputs = PaddedTargets.of(objects_of(2, 6)), predictions(3, 2, 7)
+    pending = start_matching([MatchRequest(HungarianMatcher(), outputs, targets)])
+    (found,) = replace(pending, arrived=Arrival(pending.host)).finish()
+    assert found.equal(match(outputs, targets))
 
 
 NAN, INFINITY = float("nan"), float("inf")
