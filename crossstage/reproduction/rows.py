@@ -34,6 +34,7 @@ class Row:
         overrides: key=value for both configs.
         toy_overrides: further key=value for the config of the generated set; they win over `overrides`.
         trained_as: the row of the same table whose weights this row evaluates with its own overrides; "" trains.
+        note: for the reader of the report: why there is no figure, or in what the row differs from the paper's row.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     overrides: tuple[str, ...] = ()
     toy_overrides: tuple[str, ...] = ()
     trained_as: str = ""
+    note: str = ""
 
     def config_for(self, data: str) -> str:
         """The config for "coco" or "toy"."""
