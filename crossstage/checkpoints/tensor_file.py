@@ -11,7 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-CLASSES = {"class_names": str, "category_ids": (int, type(None))}  # lists as JSON, and the type of their items
+CLASSES: dict[str, Any] = {
+    "class_names": str,
+    "category_ids": (int, type(None)),
+}  # lists as JSON, and the type of their items
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

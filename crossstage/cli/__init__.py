@@ -15,6 +15,8 @@ the arguments, so that `--help` does not need to import torch.
 - `image_choice`: the images that `inspection` looks at
 - `convert`: the command line of `conversion`
 - `conversion`: rename or cut a checkpoint's parameters
+- `push`: upload a model to the Hugging Face hub; `crossstage.inference` does the work
+- `pull`: fetch one
 - `data`: the command line of `data_check`, `data_convert` and `data_split`
 - `data_check`: find everything that is wrong with a data set
 - `data_convert`: YOLO and Pascal VOC to COCO's JSON
@@ -38,6 +40,8 @@ COMMANDS = {
     "predict": "draw what a detector finds in images",
     "inspect": "show what a trained detector does: steps, queries, assignments, sampling points, features",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
+    "push": "upload a trained model to the Hugging Face hub, with a model card",
+    "pull": "fetch a model from the Hugging Face hub",
     "data": "check a data set before training, convert it from YOLO or VOC, or divide it",
     "reproduce": "run the rows of a paper's table and report them next to its figures",
     "configs": "list our configs, show one with its values, copy one to change it",

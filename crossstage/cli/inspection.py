@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from crossstage.cli.image_choice import choose_images
@@ -26,6 +26,7 @@ from crossstage.evaluation.coco import CocoEvaluator
 from crossstage.evaluation.loop import tracked
 from crossstage.inference.classes import settle_classes
 from crossstage.inference.predictor import build_predictor, choose_device
+from crossstage.inference.run_files import config_name
 from crossstage.inspection.assignment import write_assignment
 from crossstage.inspection.features import matched_states, require_sklearn, write_features
 from crossstage.inspection.points import best_queries, by_stage, recorded_samples, write_points
@@ -109,12 +110,12 @@ def opened(args: argparse.Namespace, console: Console) -> Iterator[Subject]:
         if args.tool in ("assignment", "points"):
             cfg.dataloader.test.batch_size = 1
         first = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=device)
-        models = {short_name(args.config_file, cfg): checked(first.model, args.config_file)}
+        models = {config_name(find_config(args.config_file), cfg): checked(first.model, args.config_file)}
         for file, weights in getattr(args, "compare", []):
             other = loaded(file, args.opts)
             settle_classes(other, weights, asked=args.opts, problems=[])
             model = checked(build_predictor(other, weights, source=file, truth=truth, device=device).model, file)
-            models[fresh(short_name(file, other), models)] = model
+            models[fresh(config_name(find_config(file), other), models)] = model
         for model in models.values():
             stack.enter_context(looking(model))
         loader = instantiate(cfg.dataloader.test)
@@ -124,12 +125,6 @@ def opened(args: argparse.Namespace, console: Console) -> Iterator[Subject]:
 def loaded(file: str, overrides: Sequence[str]) -> DictConfig:
     """A config after its overrides."""
     return LazyConfig.apply_overrides(LazyConfig.load(find_config(file)), list(overrides))
-
-
-def short_name(file: str, cfg: DictConfig) -> str:
-    """How figures call a config: the name of its file, or of the run's folder for a run's config.yaml."""
-    stem = find_config(file).stem
-    return Path(str(OmegaConf.select(cfg, "train.output_dir") or stem)).name if stem == "config" else stem
 
 
 def fresh(name: str, taken: Any) -> str:

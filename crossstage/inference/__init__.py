@@ -5,4 +5,8 @@
 - `classes`: gives a config the classes of its weights, and reads the annotations of its test set
 - `predictor`: detects in images
 - `pictures`: from files, Pillow's images, arrays and tensors to what a predictor batches
+- `publication`: a model as a folder for others: safetensors, a config without code, a model card
+- `model_card`: the text of the card
+- `safe_config`: refuses a config from the web that could run code
+- `hub`: uploads and fetches such folders
 """

@@ -12,6 +12,7 @@ from torch import nn
 
 from crossstage.config import LazyConfig
 from crossstage.inference.classes import settle_classes
+from crossstage.inference.hub import PREFIX, pull
 from crossstage.inference.predictor import Predictor, build_predictor, choose_device
 from crossstage.inference.run_files import find_run_files
 
@@ -39,8 +40,8 @@ def load(
     ```
 
     Args:
-        source: the folder of a run, or one that `crossstage pull` wrote; a file of weights in such a folder; a config's
-            short name or its file, with `weights`.
+        source: the folder of a run, or one that `crossstage pull` wrote; "hf://user/name", which is fetched; a file of
+            weights in such a folder; a config's short name or its file, with `weights`.
         weights: a checkpoint: a file or an http(s) address. None takes those of the folder: the best, else the final,
             else the last ones; the log says which.
         device: "cpu", "cuda" or "cuda:1"; None takes a GPU if there is one.
@@ -53,7 +54,7 @@ def load(
     Raises:
         InputError: if a file is missing, or the weights do not fit the config.
     """
-    files = find_run_files(source, weights)
+    files = find_run_files(pull(str(source)) if str(source).startswith(PREFIX) else source, weights)
     logger.info("config %s, weights %s", files.config, files.weights)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(files.config), list(overrides))
     problems: list[str] = []

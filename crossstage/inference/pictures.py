@@ -47,7 +47,7 @@ def pixels_of(image: Picture, name: str) -> Tensor:
     if isinstance(image, np.ndarray):
         expected, fits = "an array of uint8 [H, W, 3], RGB", image.dtype == np.uint8 and image.shape[2:] == (3,)
         found = f"an array of {image.dtype} {list(image.shape)}"
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0) if fits else torch.zeros(0)
+        pixels = torch.from_numpy(np.array(image, order="C")).movedim(-1, 0) if fits else torch.zeros(0)
     elif isinstance(image, Tensor):
         expected, fits = "a tensor of uint8 [3, H, W], RGB", image.dtype == torch.uint8 and image.shape[:-2] == (3,)
         found, pixels = f"a tensor of {image.dtype} {list(image.shape)}", image

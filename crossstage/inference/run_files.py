@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from crossstage.checkpoints.save import BEST, Checkpointer
 from crossstage.config import find_config
 from crossstage.errors import InputError
@@ -65,3 +67,9 @@ def weights_in(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return Checkpointer(folder).latest()
+
+
+def config_name(config: Path, cfg: DictConfig) -> str:
+    """The name of a config for people: that of its file, or of the run's folder for a run's config.yaml."""
+    output = OmegaConf.select(cfg, "train.output_dir") or config.parent.name
+    return Path(str(output)).name if config.stem == "config" else config.stem

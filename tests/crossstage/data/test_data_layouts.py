@@ -201,7 +201,7 @@ def test_classes_to_detect_are_names_of_the_data_or_indices(config, folder):
     settle_data(config)
     assert config.model.postprocess.classes == [2], "in the order that the config has stored"
     config.model.postprocess.classes = ["cc"]
-    with pytest.raises(InputError, match=r"there is no class cc \(near: c\); the 3 classes are a, b, c"):
+    with pytest.raises(InputError, match=r"there is no class cc \(near: c\); the 3 classes are a, c, b"):
         settle_data(config)
 
 
