@@ -18,6 +18,7 @@ train = OmegaConf.create(
         "eval_epochs": 0,  # if above 0, eval_period is computed from it
         "log_period": 20,
         "checkpointer": {"period": 5000, "epochs": 0, "max_to_keep": 100},  # epochs as above; max_to_keep 0 = all
+        "query_metrics": {"enabled": False},  # count in each evaluation which queries work: docs/inspection.md
         "best_metric": "bbox/AP",  # the score, higher is better, whose best weights are model_best.pth; "" = none
         "early_stopping": {"patience": 0},  # stop after so many evaluations without a better score; 0 = never
         "nonfinite": "stop",  # or skip: leave a step with a loss or gradient that is not finite out

@@ -10,6 +10,7 @@ from typing import Any
 from crossstage.errors import InputError
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+MOST = 12  # scores of a task without these
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,6 @@ def summary(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     """One line per task: the AP, and the APs of a part of the objects. Without them, the first scores."""
     lines = []
     for task, scores in results.items():
-        names = [name for name in SHOWN if name in scores] or list(scores)[: len(SHOWN)]
+        names = [name for name in SHOWN if name in scores] or list(scores)[:MOST]
         lines.append(f"{task}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in names))
     return lines

@@ -14,6 +14,7 @@ from crossstage.checkpoints.save import BEST
 from crossstage.engine.log import RunLog
 from crossstage.engine.provenance import commit_name, versions
 from crossstage.evaluation import run_evaluation
+from crossstage.evaluation.query_metrics import CountingDetector
 from crossstage.files import strict_json, write_text
 from crossstage.processes import Processes
 
@@ -47,16 +48,24 @@ class Parts:
 
 
 def score(session: Session, parts: Parts) -> Results:
-    """Evaluate the model in the precision of the run; the state of the model stays unchanged (`run_evaluation`)."""
+    """Evaluate the model in the precision of the run; the state of the model stays unchanged (`run_evaluation`).
+
+    With train.query_metrics.enabled there is a further task, "queries". Raises InputError if the model has no queries.
+    """
+    counting = CountingDetector(parts.model) if session.cfg.train.query_metrics.enabled else None
     with session.fabric.autocast():
-        return run_evaluation(
-            parts.model,
+        results = run_evaluation(
+            parts.model if counting is None else counting,
             parts.test_loader,
             parts.evaluator,
             device=session.fabric.device,
             console=session.log.console,
             processes=session.processes,
         )
+    if counting is None:
+        return results
+    first, *others = session.processes.gather(counting.counts)
+    return {**results, "queries": first.joined(others).scores()}
 
 
 def save_results(results: Results, session: Session, parts: Parts, *, weights: str) -> None:
@@ -90,8 +99,8 @@ def closing_words(session: Session, results: Results) -> str:
     folder = session.output_dir
     lines = ["done"]
     for task, scores in results.items():
-        main = "  ".join(f"{name} {scores[name]:.2f}" for name in ("AP", "AP50") if name in scores)
-        lines.append(f"  {task:<9} {main}")
+        if main := [f"{name} {scores[name]:.2f}" for name in ("AP", "AP50") if name in scores]:
+            lines.append(f"  {task:<9} {'  '.join(main)}")
     lines += [
         f"  weights   {folder / 'model_final.pth'}",
         *([f"  best      {best}"] if (best := folder / BEST).is_file() else []),

@@ -78,6 +78,7 @@ SWITCHES = (
     "ddp.broadcast_buffers",
     "ddp.find_unused_parameters",
     "clip_grad.enabled",
+    "query_metrics.enabled",
     "model_ema.enabled",
     "model_ema.use_warmup",
     "model_ema.use_ema_weights_for_eval_only",

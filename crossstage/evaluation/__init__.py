@@ -7,6 +7,8 @@
 - `mistakes`: the kind of each wrong detection
 - `report`: numbers per class, the cost of each kind of mistake, the worst images
 - `report_page`: the report as a page with pictures
+- `query_use`: pure functions: which queries work, how even, how steady
+- `query_metrics`: counts them during an evaluation
 - `cost`: parameters and FLOPs
 """
 

@@ -103,8 +103,9 @@ def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
     for task, scores in results.items():
         whole = {name: score for name, score in scores.items() if not name.startswith("AP-")}
         classes = [(name.removeprefix("AP-"), score) for name, score in scores.items() if name.startswith("AP-")]
-        lines += [task, "  " + "".join(f"{name:>8}" for name in whole)]
-        lines.append("  " + "".join(f"{score:8.2f}" for score in whole.values()))
+        widths = {name: max(8, len(name) + 2) for name in whole}
+        lines += [task, "  " + "".join(f"{name:>{width}}" for name, width in widths.items())]
+        lines.append("  " + "".join(f"{whole[name]:{width}.2f}" for name, width in widths.items()))
         width = max((len(name) for name, _ in classes), default=0)
         rows = -(-len(classes) // TABLE_COLUMNS)
         for row in range(rows):  # the classes run down the columns

@@ -1,8 +1,7 @@
 """Shows what a trained detector does: `crossstage inspect` (docs/inspection.md).
 
 - `stages`: the predictions of every stage, and what they would be taught
-- `query_use`: pure functions: which queries work, how even, how steady
-- `queries`: counts them over a data set, for one or more checkpoints
+- `queries`: which queries work, counted over a data set, for one or more checkpoints
 - `refinement`: what each step of a decoder changes, and its AP
 - `assignment`: which query is taught which object, on a picture
 - `points`: where a query samples the image, on a picture

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.inspection.figures import COLUMN, paper_figure, write_numbers
-from crossstage.inspection.query_use import (
+from crossstage.evaluation.query_metrics import QueryCounts, summed
+from crossstage.evaluation.query_use import (
     THRESHOLDS,
     activations,
     gini,
@@ -22,6 +22,7 @@ from crossstage.inspection.query_use import (
     shuffled,
     top_share,
 )
+from crossstage.inspection.figures import COLUMN, paper_figure, write_numbers
 from crossstage.inspection.stages import EveryStage, assigned, every_stage
 from crossstage.modeling.detector import Detector
 from crossstage.structures import Assignment, ImageBatch, PaddedTargets
@@ -37,45 +38,33 @@ class QueryTally:
     """Counts over images. The control has the queries of each image in an order of chance.
 
     Attributes:
-        active, active_control: images in which each query is active, by threshold, int64 [R, N].
-        matched, matched_control: images in which each query has an object at the last stage, int64 [N].
-        positives: class targets above 0 of each stage.
+        counts: which queries are active and matched, positives of each stage, objects and images.
+        active_control: images in which each query of the control is active, by threshold, int64 [R, N].
+        matched_control: images in which each query of the control has an object at the last stage, int64 [N].
         changed: objects whose queries differ between each stage and the next.
-        objects, images: how many were seen.
         cosines: sums over the images of the mean cosine of the contents that enter the decoder, and of the states that
             leave it.
     """
 
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    active: Tensor | int = 0
+    counts: QueryCounts = field(default_factory=QueryCounts)
     active_control: Tensor | int = 0
-    matched: Tensor | int = 0
     matched_control: Tensor | int = 0
-    positives: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
-    objects: int = 0
-    images: int = 0
     cosines: dict[str, float] = field(default_factory=dict)
     stages: list[int] = field(default_factory=list)
 
     def add(self, found: EveryStage, targets: PaddedTargets, assignment: Assignment) -> None:
         """Count the images of a batch."""
-        outputs, thresholds = found.outputs, torch.tensor(THRESHOLDS)
-        logits = outputs.logits[-1].cpu()
-        matches = assignment.matches.cpu()
-        has_object = (matches[-1] >= 0).long()
-        self.active = self.active + activations(logits, thresholds)
-        self.active_control = self.active_control + activations(shuffled(logits, self.generator), thresholds)
-        self.matched = self.matched + has_object.sum(0)
+        outputs, matches, valid = found.outputs, assignment.matches.cpu(), targets.valid.cpu()
+        self.counts.add(outputs, targets, assignment)
+        logits, has_object = outputs.logits[-1].cpu(), (matches[-1] >= 0).long()
+        control = activations(shuffled(logits, self.generator), torch.tensor(THRESHOLDS))
+        self.active_control = self.active_control + control
         self.matched_control = self.matched_control + shuffled(has_object, self.generator).sum(0)
-        assert assignment.labels is not None  # the rules have set them
-        self.positives = _summed(self.positives, (assignment.labels > 0).flatten(1).sum(1).tolist())
-        valid = targets.valid.cpu()
-        self.changed = _summed(
+        self.changed = summed(
             self.changed, [instability(before, after, valid)[0] for before, after in pairwise(matches)]
         )
-        self.objects += targets.num_objects
-        self.images += len(logits)
         self.stages = found.numbers
         vectors = {
             "content": found.queries.content,
@@ -88,12 +77,12 @@ class QueryTally:
 
     def numbers(self) -> Numbers:
         """What the figures show, and the counts that it is computed from."""
-        active, control = (torch.as_tensor(value) for value in (self.active, self.active_control))
-        matched, matched_control = (torch.as_tensor(value) for value in (self.matched, self.matched_control))
-        objects = max(self.objects, 1)
+        active, control = (torch.as_tensor(value) for value in (self.counts.active, self.active_control))
+        matched, matched_control = (torch.as_tensor(value) for value in (self.counts.matched, self.matched_control))
+        objects = max(self.counts.objects, 1)
         return {
-            "images": self.images,
-            "objects": self.objects,
+            "images": self.counts.images,
+            "objects": self.counts.objects,
             "stages": self.stages,
             "thresholds": THRESHOLDS,
             "activation_gini": [gini(counts) for counts in active],
@@ -104,9 +93,9 @@ class QueryTally:
             "match_gini_shuffled": gini(matched_control),
             "match_top_share": top_share(matched),
             "match_top_share_shuffled": top_share(matched_control),
-            "positives_per_object": [count / objects for count in self.positives],
+            "positives_per_object": [count / objects for count in self.counts.positives],
             "query_changes": [count / objects for count in self.changed],
-            "mean_cosine": {name: value / max(self.images, 1) for name, value in self.cosines.items()},
+            "mean_cosine": {name: value / max(self.counts.images, 1) for name, value in self.cosines.items()},
             "activations": active,
             "matches": matched,
         }
@@ -127,7 +116,7 @@ class Comparison:
             _padded(second.matches, first.matches)[-stages:],
             strict=True,
         )
-        self.changed = _summed(self.changed, [instability(one, other, targets.valid)[0] for one, other in pairs])
+        self.changed = summed(self.changed, [instability(one, other, targets.valid)[0] for one, other in pairs])
         self.objects += targets.num_objects
 
 
@@ -229,10 +218,6 @@ def draw_by_stage(numbers: Mapping[str, Numbers], stem: Path) -> None:
         for axes in (left, right):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
-
-
-def _summed(total: list[int], more: list[int]) -> list[int]:
-    return more if not total else [one + other for one, other in zip(total, more, strict=True)]
 
 
 def _padded(matches: Tensor, others: Tensor) -> Tensor:

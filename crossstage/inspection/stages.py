@@ -12,8 +12,8 @@ from torch import Tensor
 
 from crossstage.errors import InputError
 from crossstage.evaluation.loop import evaluation_mode
+from crossstage.evaluation.query_metrics import taught
 from crossstage.modeling.detector import Detector, group_named, split_groups
-from crossstage.modeling.supervision.criterion import SetCriterion
 from crossstage.structures import Assignment, ImageBatch, Memory, PaddedTargets, Queries, StageOutputs
 
 
@@ -131,12 +131,7 @@ def assigned(model: Detector, found: EveryStage, targets: PaddedTargets) -> tupl
         InputError: for a criterion of another kind.
     """
     (predicted,) = (item for item in split_groups(found.queries, found.outputs) if item.group.name == "matching")
-    if not isinstance(model.criterion, SetCriterion):
-        raise InputError(f"model.criterion is a {type(model.criterion).__name__}; expected a SetCriterion")
-    (matches,) = model.criterion.match([predicted], targets)
-    supervision = model.criterion.supervision("matching")
-    objects = supervision.objects(targets)
-    return objects, supervision.assign(predicted, objects, matches)
+    return taught(model.criterion, predicted, targets)
 
 
 def _matching(queries: Queries, outputs: StageOutputs) -> StageOutputs:

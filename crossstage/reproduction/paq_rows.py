@@ -21,9 +21,17 @@ def _labels(detector: str, queries: int, epochs: int) -> tuple[str, str]:
 
 
 def _half(name: str, suffix: str) -> Row:
-    """A row of Table 6: DINO with some halves of PaQ."""
+    """A row of Table 6, which also has the Gini coefficient of the activations: DINO with some halves of PaQ."""
     baseline = "" if name == "neither" else "neither"
-    return Row(name, f"dino_r50_4scale_12ep{suffix}", f"dino_toy{suffix}", name, baseline, 12)
+    return Row(
+        name,
+        f"dino_r50_4scale_12ep{suffix}",
+        f"dino_toy{suffix}",
+        name,
+        baseline,
+        12,
+        ("train.query_metrics.enabled=True",),
+    )
 
 
 _TWO_STAGE = "deformable_detr_r50_two_stage_12ep"

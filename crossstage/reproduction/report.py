@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 
 from crossstage.checkpoints.load import some
@@ -25,12 +25,16 @@ INTERVALS = (
 )
 PUBLISHED = "The published figures are for COCO val2017."
 HEADS = "row | iterations | {published} | our AP, {seeds} | mean | our AP50, {seeds} | mean | delta | training time"
+GINI = {".3": "gini_0.3", ".5": "gini_0.5"}  # threshold in the head of a column: name of the query metric
 Planned = Mapping[str, Sequence[Run]]  # the runs of each row that can be run, by the row's name
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run. `state` is "finished" or what is missing; `scores` are AP and AP50 in percent, or empty."""
+    """One run. `state` is "finished" or what is missing; `scores` are AP and AP50 in percent, or empty.
+
+    `queries` are its query metrics (`train.query_metrics`), or empty.
+    """
 
     seed: int
     state: str
@@ -39,13 +43,15 @@ class RunReport:
     training_seconds: float
     starts: list[dict[str, str]]
     command: str
+    queries: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RowReport:
     """A row with its runs: the paper's AP in words, and ours over the finished seeds (None if there are none).
 
-    `delta` is AP minus the AP of `row.baseline`, by seed.
+    `delta` is AP minus the AP of `row.baseline`, by seed. `gini` has the Gini coefficients of the activations of the
+    seeds that have them, by threshold, as in `GINI`; it is empty if no run of the table has any.
     """
 
     row: Row
@@ -54,6 +60,7 @@ class RowReport:
     ap: Estimate | None
     ap50: Estimate | None
     delta: Estimate | None
+    gini: dict[str, Estimate | None] = field(default_factory=dict)
 
     @property
     def missing(self) -> str:
@@ -76,6 +83,7 @@ class RowReport:
             " / ".join(f"{run.scores['AP50']:.2f}" for run in finished) or "-",
             str(self.ap50 or "-"),
             delta.signed() + versus if delta else "-" if baseline else "baseline",
+            *(str(mean or "-") for mean in self.gini.values()),
             " / ".join(map(str, times)) or "-",
         ]
 
@@ -85,23 +93,29 @@ def reports_of(request: Request, planned: Planned) -> list[RowReport]:
     table = request.table
     runs = {row.name: [_run_report(run, request.gpus) for run in planned.get(row.name, ())] for row in table.rows}
     scores = {name: {run.seed: run.scores for run in found if run.scores} for name, found in runs.items()}
+    counted = GINI if any(run.queries for found in runs.values() for run in found) else {}
     reports = []
     for row in table.rows:
         ours, theirs = scores[row.name], scores.get(row.baseline, {})
         ap, ap50 = (mean_of_seeds([found[name] for found in ours.values()]) for name in ("AP", "AP50"))
         delta = mean_of_seeds([ours[seed]["AP"] - theirs[seed]["AP"] for seed in ours if seed in theirs])
-        reports.append(RowReport(row, table.published_ap(row), runs[row.name], ap, ap50, delta))
+        queries = [run.queries for run in runs[row.name]]
+        gini = {
+            threshold: mean_of_seeds([found[name] for found in queries if name in found])
+            for threshold, name in counted.items()
+        }
+        reports.append(RowReport(row, table.published_ap(row), runs[row.name], ap, ap50, delta, gini))
     return reports
 
 
 def _run_report(run: Run, gpus: int) -> RunReport:
-    record, scores = run.record(), {}
+    record, scores, queries = run.record(), {}, {}
     saved = f" ({run.saved_iterations()} of {run.iterations} iterations are saved)" if run.weights is None else ""
     if different := run.differences():
         state = f"other settings: {some(different)}"
     elif run.is_finished():
         try:
-            state, scores = "finished", run.scores()
+            state, scores, queries = "finished", run.scores(), run.query_metrics()
         except InputError as error:
             state = str(error)
     elif record["error"]:
@@ -109,14 +123,17 @@ def _run_report(run: Run, gpus: int) -> RunReport:
     else:
         state = f"stopped{saved}" if run.is_begun() and run.weights is None else "not run"
     command = command_line(run.command(gpus))
-    return RunReport(run.seed, state, scores, run.iterations, run.training_seconds(), record["starts"], command)
+    return RunReport(
+        run.seed, state, scores, run.iterations, run.training_seconds(), record["starts"], command, queries
+    )
 
 
 def table(reports: Sequence[RowReport], request: Request) -> str:
     """The table in Markdown. On the generated set, the head of the published column says that it is about COCO."""
     published = "published AP" + (", COCO" if request.data == "toy" else "")
     seeds = f"seeds 0..{request.seeds - 1}" if request.seeds > 1 else "seed 0"
-    heads = HEADS.format(published=published, seeds=seeds).split(" | ")
+    *heads, last = HEADS.format(published=published, seeds=seeds).split(" | ")
+    heads += [f"Gini of activations at {threshold}" for threshold in (reports[0].gini if reports else ())] + [last]
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in report.cells()] for report in reports]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 

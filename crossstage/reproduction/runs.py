@@ -98,11 +98,11 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Everything that determines the run's results: all values of its config, but not the number of GPUs."""
+        """Everything that determines the run's weights: all values of its config, but not the number of GPUs."""
         values = yaml_form.encode(_changed(self.config, self.overrides))[0]
         settings = {"--config-file": self.config, **_flat(values)}
         settings["dataloader.root"] = os.path.abspath(settings["dataloader.root"])
-        del settings["train.output_dir"]
+        del settings["train.output_dir"], settings["train.query_metrics.enabled"]
         return settings
 
     @property
@@ -176,6 +176,11 @@ class Run:
         if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             raise InputError(f"{path}: bbox has no {' and '.join(bad)}; does the dataset have objects to evaluate on?")
         return found
+
+    def query_metrics(self) -> dict[str, float]:
+        """What `train.query_metrics` counted at the end of a finished run; empty if it was not enabled."""
+        found = read_object(self.folder / RESULTS).get("queries", {})
+        return {name: float(value) for name, value in found.items() if value is not None}
 
     def training_seconds(self) -> float:
         """Time of optimizer steps and of waiting for data, over all starts: logged medians times iterations."""

@@ -30,7 +30,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "modeling": {*FLOOR, "accumulation", "layers", "config", "torchvision_on_cpu"},
     "fonts.py": set(),
     "visualize.py": {*FLOOR, "fonts"},
-    "evaluation": {*FLOOR, "checkpoints", "data", "processes", "random_state", "visualize"},
+    "evaluation": {*FLOOR, "modeling", "checkpoints", "data", "processes", "random_state", "visualize"},
     "engine": {
         *FLOOR,
         *("accumulation", "config", "checkpoints", "data", "evaluation", "processes", "random_state", "visualize"),

@@ -103,6 +103,30 @@ def reports_of(request: Request) -> list[report.RowReport]:
     return report.write(request, {row.name: request.runs(row) for row in request.table.rows})
 
 
+def test_query_metrics_have_columns_and_change_no_settings():
+    request = request_of(
+        (ROWS[0], replace(ROWS[1], overrides=(*ROWS[1].overrides, "train.query_metrics.enabled=True")))
+    )
+    finish(request, 0, [11.0])
+    finish(request, 1, [12.0])
+    for folder, queries in (("plain", None), ("rule", {"gini_0.3": 0.91, "gini_0.5": None})):
+        path = Path(f"out/toy/{folder}/seed0/results.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **({"queries": queries} if queries else {})}))
+    plain, rule = reports_of(request)
+    assert (plain.gini[".3"], rule.gini[".3"].mean, rule.gini[".5"]) == (None, 0.91, None)
+    text = Path("out/toy/report.md").read_text()
+    assert "| delta | Gini of activations at .3 | Gini of activations at .5 | training time |" in text
+    assert "| +1.00 vs plain (1 seed) | 0.91 | - | 0:01:00 |" in text and "| baseline | - | - | 0:01:00 |" in text
+    overridden = replace(request, overrides=("train.query_metrics.enabled=False",))
+    assert overridden.runs(request.table.rows[1])[0].differences() == []
+
+
+def test_table_6_of_paq_counts_its_queries():
+    for row in table_of("paq_detr", "6").rows:
+        (run,) = Request(table_of("paq_detr", "6"), "toy", Path("data"), Path("out")).runs(row)
+        assert "train.query_metrics.enabled=True" in run.command(1)
+
+
 T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)  # Student's t at 97.5 %, in closed form with 2 degrees of freedom
 
 

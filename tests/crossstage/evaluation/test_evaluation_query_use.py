@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossstage.inspection.query_use import (
+from crossstage.evaluation.query_use import (
     activations,
     gini,
     instability,
