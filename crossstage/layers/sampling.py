@@ -1,11 +1,13 @@
 """Sampling a feature pyramid at (x, y, scale), as in AdaMixer (CVPR 2022, section 3.2)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from crossstage.layers.ops.bilinear_samples import bilinear_samples
+from crossstage.layers.ops.shared_gradient import share_gradient, sharing_node
 from crossstage.structures import Memory
 
 
@@ -22,6 +24,11 @@ def level_weights(scales: Tensor, centres: Tensor, *, temperature: float = 2.0) 
     """
     distances = scales - centres.view(-1, *(1,) * scales.dim())
     return (-distances.square() / temperature).softmax(dim=0).movedim(0, -1)  # points last until here: faster
+
+
+def with_shared_gradient(memory: Memory) -> Memory:
+    """The memory for several calls of `sample_pyramid`, which then make one gradient of the tokens together."""
+    return replace(memory, tokens=share_gradient(memory.tokens))
 
 
 def sample_pyramid(
@@ -53,4 +60,10 @@ def sample_pyramid(
     locations = points[..., None, :2] / extent  # [B, N, G, P, L, 2]
     values = memory.tokens.unflatten(-1, (points.shape[2], -1))
     # Each point is a row of its own, with one sample per level.
-    return bilinear_samples(values, memory.levels, locations=locations[..., None, :], weights=weights[..., None])
+    return bilinear_samples(
+        values,
+        memory.levels,
+        locations=locations[..., None, :],
+        weights=weights[..., None],
+        shared=sharing_node(memory.tokens),
+    )

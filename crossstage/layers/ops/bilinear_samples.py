@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels
@@ -22,7 +23,9 @@ WIDEST = 128  # channels per head that fit the kernel's registers
 FEW_SAMPLES = 6  # below this number of samples per row, long axes of rows are faster than short axes of samples
 
 
-def bilinear_samples(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
+def bilinear_samples(
+    values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor, shared: Node | None = None
+) -> Tensor:
     """Sum the weighted bilinear samples of each row.
 
     Pixel centres are at (i + 0.5) / size, as for `grid_sample` with align_corners=False. Samples outside a level, and
@@ -34,12 +37,13 @@ def bilinear_samples(values: Tensor, levels: Levels, *, locations: Tensor, weigh
         locations: [B, N, H, L, P, 2] or [B, N, H, I, L, P, 2], (x, y) in [0, 1] of each padded level, in at least
             float32. With I, each head has I rows that are summed separately.
         weights: [B, N, H, L, P] or [B, N, H, I, L, P], in the dtype of the locations.
+        shared: `sharing_node` of the tensor that the values are a view of: its gradient is collected there.
 
     Returns:
         [B, N, H, D] or [B, N, H, I, D], in the dtype of the values.
     """
     if _on_kernel(values):
-        return _kernel()(values, levels, locations=locations, weights=weights)
+        return _kernel()(values, levels, locations=locations, weights=weights, shared=shared)
     batch, tokens, heads, width = values.shape
     shape, (num_levels, num_points) = weights.shape[:-2], weights.shape[-2:]
     by_row = _samples_first if num_levels * num_points < FEW_SAMPLES else _samples_last
@@ -49,7 +53,7 @@ def bilinear_samples(values: Tensor, levels: Levels, *, locations: Tensor, weigh
     first = (image[:, None] + head).view(batch, 1, heads, *(1,) * (len(shape) - 3)).expand(shape)
     rows, shares = by_row(levels, heads, first, locations, weights)
     dtype = torch.promote_types(values.dtype, weights.dtype)
-    bags = weighted_rows(values.reshape(-1, width).to(dtype), rows, shares.to(dtype))
+    bags = weighted_rows(values.reshape(-1, width).to(dtype), rows, shares.to(dtype), shared=shared)
     return bags.view(*shape, width).to(values.dtype)
 
 

@@ -23,22 +23,27 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import Node
 
+from crossstage.layers.ops.shared_gradient import parts_of_this_pass
 from crossstage.structures import Levels
 
 FORWARD, BACKWARD = (16, 4), (16, 8)  # rows and warps of a program; `benchmarks/gpu/check.py` compares others
 
 
-def kernel_samples(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
+def kernel_samples(
+    values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor, shared: Node | None = None
+) -> Tensor:
     """Sum the weighted bilinear samples of each row on a GPU; the arguments are those of `bilinear_samples`."""
     compute = torch.promote_types(values.dtype, torch.float32)
-    return _samples(
+    inputs = (
         values.contiguous(),
         levels.sizes.to(compute).contiguous(),
         levels.starts.contiguous(),
         locations.to(compute).contiguous(),
         weights.to(compute).contiguous(),
     )
+    return _samples(*inputs) if shared is None else _SharedSamples.apply(*inputs, shared)
 
 
 @torch.library.custom_op("crossstage::bilinear_samples", mutates_args=())
@@ -60,15 +65,29 @@ def _gradients(
     """The gradients of values, locations and weights; that of the values has no elements unless it is wanted."""
     shape = values.shape if of_values else (0,)
     grad_values = torch.zeros(shape, dtype=weights.dtype, device=values.device)
+    others = _add_gradients(grad_values, grad, values, sizes, starts, locations, weights)
+    return grad_values.to(values.dtype), *others
+
+
+def _add_gradients(
+    grad_values: Tensor,
+    grad: Tensor,
+    values: Tensor,
+    sizes: Tensor,
+    starts: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Add to the gradient of the values in place, unless it has no elements; the others are returned."""
     grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
     if grad.numel():
         block, warps = BACKWARD
         counts, constants = _launch(values, weights)
         _backward_kernel[_grid(counts[0], block, values)](
             values, locations, weights, sizes, starts, grad, grad_values, grad_locations, grad_weights,
-            *counts, **constants, VALUES=of_values, BLOCK=block, num_warps=warps,
+            *counts, **constants, VALUES=grad_values.numel() > 0, BLOCK=block, num_warps=warps,
         )  # fmt: skip
-    return grad_values.to(values.dtype), grad_locations, grad_weights
+    return grad_locations, grad_weights
 
 
 @_samples.register_fake
@@ -95,6 +114,31 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _samples.register_autograd(_backward, setup_context=_keep)
+
+
+class _SharedSamples(torch.autograd.Function):
+    """`_samples` of values that are read several times: one float32 gradient for all, to which each launch adds."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, ctx.shared = inputs
+        ctx.save_for_backward(*tensors)
+        return _samples(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts = parts_of_this_pass(ctx.shared, total=_only)
+        if parts is None:
+            return *_backward(ctx, grad), None
+        values, sizes, starts, locations, weights = ctx.saved_tensors
+        if not parts:
+            parts.append(torch.zeros(values.shape, dtype=weights.dtype, device=values.device))
+        others = _add_gradients(parts[0], grad.contiguous(), values, sizes, starts, locations, weights)
+        return None, None, None, *others, None
+
+
+def _only(parts: list[Tensor]) -> Tensor:
+    return parts[0]
 
 
 def _launch(values: Tensor, weights: Tensor) -> tuple[tuple[int, int, int], dict[str, int]]:

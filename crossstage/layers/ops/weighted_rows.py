@@ -13,16 +13,21 @@ file of `layers` needs a package other than torch; the library needs scipy in an
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 
+from crossstage.layers.ops.shared_gradient import parts_of_this_pass
 
-def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+
+def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor, *, shared: Node | None = None) -> Tensor:
     """Sum P weighted rows of the table in each of Q bags.
 
     On a CPU, float32 and float64 have a backward of their own. All other cases, and graphs that are compiled or
@@ -32,6 +37,7 @@ def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         table: [R, D] floats.
         rows: int32 or int64 [Q, P], the indices of rows of the table. An index may occur several times in a bag.
         weights: [Q, P], in the table's dtype.
+        shared: the node that collects the gradient of the values that the table is a view of (`shared_gradient`).
 
     Returns:
         [Q, D], the sum over p of weights[q, p] * table[rows[q, p]].
@@ -41,7 +47,7 @@ def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     # torch's sparse products hold at most as many entries as the dense matrix [Q, R].
     fits = on_cpu and rows.shape[1] <= len(table)
     if needs_gradient and fits and not torch.compiler.is_compiling():
-        return _Sums.apply(table, rows, weights)
+        return _Sums.apply(table, rows, weights, shared)
     return _sums(table, rows, weights)
 
 
@@ -51,13 +57,15 @@ def _sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor, shared: Node | None) -> Tensor:
         ctx.save_for_backward(table, rows, weights)
+        ctx.shared = shared
         return _sums(table, rows, weights)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gradients.apply(grad, *ctx.saved_tensors, ctx.needs_input_grad)
+        parts = parts_of_this_pass(ctx.shared, total=_product)
+        return *_Gradients.apply(grad, *ctx.saved_tensors, ctx.needs_input_grad, parts), None
 
 
 class _Gradients(torch.autograd.Function):
@@ -69,7 +77,13 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, table: Tensor, rows: Tensor, weights: Tensor, wanted: tuple[bool, bool, bool]
+        ctx: Any,
+        grad: Tensor,
+        table: Tensor,
+        rows: Tensor,
+        weights: Tensor,
+        wanted: tuple[bool, ...],
+        parts: list[Any] | None,
     ) -> tuple[Tensor | None, None, Tensor | None]:
         grad, indices = grad.contiguous(), rows.flatten()
         bag_starts = torch.arange(len(rows) + 1, dtype=rows.dtype) * rows.shape[1]
@@ -77,7 +91,11 @@ class _Gradients(torch.autograd.Function):
         if wanted[0]:
             entries = (weights.flatten().numpy(), indices.numpy(), bag_starts.numpy())
             bags = csr_array(entries, shape=(len(rows), len(table)))
-            of_table = torch.from_numpy(bags.T @ grad.numpy())
+            own = (bags, grad.numpy())
+            if parts is None:
+                of_table = _product([own]).view_as(table)
+            else:
+                parts.append(own)
         if wanted[2]:
             of_weights = _dot_products(grad, table, indices, bag_starts).view_as(rows)
         return of_table, None, of_weights
@@ -88,6 +106,23 @@ class _Gradients(torch.autograd.Function):
             "weighted_rows (deformable attention, 3-D sampling) has no second derivative; where one is needed, use "
             "(table[rows] * weights[..., None]).sum(1), which keeps all Q * P rows in memory"
         )
+
+
+def _product(parts: list[tuple[csr_array, np.ndarray]]) -> Tensor:
+    """The gradient of a table, flat: the sum of S^T @ grad over its readers' S and grad.
+
+    All readers that see the table with the same width share one product, which writes each row once.
+    """
+    totals = []
+    for _, group in itertools.groupby(sorted(parts, key=_width), key=_width):
+        bags, grads = zip(*group, strict=True)
+        stacked = (vstack(bags, format="csr"), np.concatenate(grads)) if len(bags) > 1 else (bags[0], grads[0])
+        totals.append(torch.from_numpy(stacked[0].T @ stacked[1]).flatten())
+    return functools.reduce(torch.add, totals)
+
+
+def _width(part: tuple[csr_array, np.ndarray]) -> int:
+    return part[1].shape[1]
 
 
 def _dot_products(grad: Tensor, table: Tensor, indices: Tensor, bag_starts: Tensor) -> Tensor:

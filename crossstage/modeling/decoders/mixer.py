@@ -21,6 +21,7 @@ from crossstage.layers.position_vector import (
     vector_sizes,
     vectors_to_corners,
 )
+from crossstage.layers.sampling import with_shared_gradient
 from crossstage.modeling.layer_seams import BoxAttention, FeedForward, Head, Mixing, MixingLayer, Sampler
 from crossstage.modeling.recompute import recomputed
 from crossstage.structures import Memory, Queries, StageOutputs
@@ -281,6 +282,7 @@ class MixerDecoder(nn.Module):
         Raises:
             ValueError: if the references are points, or learned: the first step would detach them.
         """
+        memory = with_shared_gradient(memory)
         state, bank = first_state(queries, memory, least_side=self.least_side), ()
         states, logits = [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):

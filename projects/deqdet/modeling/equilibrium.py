@@ -19,6 +19,7 @@ from crossstage.projects.deqdet.modeling.solver import Advance, Application, Fix
 from torch import Tensor, nn
 
 from crossstage.errors import InputError
+from crossstage.layers.sampling import with_shared_gradient
 from crossstage.modeling.layer_seams import RefinementStep
 from crossstage.modeling.recompute import recomputed
 from crossstage.structures import Memory, Queries, StageOutputs
@@ -114,7 +115,7 @@ class EquilibriumDecoder(nn.Module):
             InputError: in training with noise, if the solver combines results of several steps.
         """
         if self.training:
-            return self._outputs(self._supervised_stages(queries, memory), memory)
+            return self._outputs(self._supervised_stages(queries, with_shared_gradient(memory)), memory)
         *_, (last, _) = self._way(queries, memory, self.applications)
         return self._outputs([last], memory)
 
