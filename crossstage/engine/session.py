@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.checkpoints.save import BEST
+from crossstage.engine.acceleration import uncompiled
 from crossstage.engine.log import RunLog
 from crossstage.engine.provenance import commit_name, versions
 from crossstage.evaluation import run_evaluation
@@ -48,7 +49,7 @@ class Parts:
 
 def score(session: Session, parts: Parts) -> Results:
     """Evaluate the model in the precision of the run; the state of the model stays unchanged (`run_evaluation`)."""
-    with session.fabric.autocast():
+    with session.fabric.autocast(), uncompiled(session.cfg.train):
         return run_evaluation(
             parts.model,
             parts.test_loader,
