@@ -12,6 +12,10 @@ train = OmegaConf.create(
         "accumulate": 1,  # batches whose gradients make one optimizer step, as one batch of their total size would
         "amp": {"enabled": False, "dtype": "bf16"},  # or fp16, with loss scaling
         "float32_matmul_precision": "high",  # on a GPU: TF32 for float32 products; "highest": exact float32
+        "strategy": "ddp",  # or fsdp: several processes share the weights, gradients and moments of one model
+        "channels_last": None,  # memory format of the backbone's convolutions; None: on a GPU, but not with fsdp
+        "cudnn_benchmark": None,  # cuDNN measures each new size; None: on a GPU if size_divisor makes the sizes few
+        "compile": {"enabled": False, "backend": "inductor"},  # backbone, encoder and decoder layers, in training
         "ddp": {"broadcast_buffers": False, "find_unused_parameters": False},
         "clip_grad": {"enabled": True, "params": {"max_norm": 0.1, "norm_type": 2}},
         "eval_period": 5000,  # iterations; 0 = only at the end

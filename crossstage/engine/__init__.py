@@ -2,6 +2,7 @@
 
 - `run`: a run, from its command line to its exit status; read it first
 - `setup`: arguments, config, seed, devices and processes
+- `acceleration`: how the device computes
 - `length`: iterations from epochs
 - `session`: the environment and the parts of a run
 - `provenance`: versions, commit and device of a run
@@ -11,6 +12,8 @@
 - `optim`: parameter groups and learning rates
 - `trainer`: the training loop
 - `step`: one optimizer step
+- `learner`: what a step changes and a checkpoint stores
+- `sharding`: a model in parts over several processes
 - `network`: the model as Fabric wraps it
 - `ema`: averaged weights
 - `best`: the best evaluation, and early stopping

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from crossstage.engine.sharding import own_part
 from crossstage.errors import InputError
 
 
@@ -32,7 +33,9 @@ class ModelEma(ModelEmaV3):
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
         """Update the averages with the weights of this step; `update` calls this method without gradients."""
-        averages, weights = unique_state(self.module), unique_state(model)
+        averages, weights = (
+            {name: own_part(tensor) for name, tensor in unique_state(module).items()} for module in (self.module, model)
+        )
         floats = [name for name, average in averages.items() if average.is_floating_point()]
         torch._foreach_lerp_([averages[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in averages.keys() - set(floats):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.engine.ema import unique_state
+from crossstage.engine.sharding import own_part
 from crossstage.errors import NonFiniteError
 from crossstage.structures import ImageBatch
 
@@ -33,6 +34,6 @@ class LossNetwork(nn.Module):
 def check_finite(model: nn.Module, iteration: int) -> None:
     """Raise NonFiniteError, which names tensors, if weights are not finite; needs one transfer from the device."""
     floats = {name: tensor for name, tensor in unique_state(model).items() if tensor.is_floating_point()}
-    finite = torch.stack([tensor.detach().isfinite().all() for tensor in floats.values()]).tolist()
+    finite = torch.stack([own_part(tensor.detach()).isfinite().all() for tensor in floats.values()]).tolist()
     if bad := [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]:
         raise NonFiniteError(f"iteration {iteration}: weights not finite, nothing was saved: {', '.join(bad[:5])}")

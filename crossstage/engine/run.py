@@ -20,10 +20,11 @@ from crossstage.checkpoints.save import Checkpointer
 from crossstage.config import LazyConfig, instantiate
 from crossstage.config.nodes import opaque
 from crossstage.data.own_data import settle_data
-from crossstage.engine import setup
+from crossstage.engine import acceleration, setup
 from crossstage.engine.checks import check_classes, check_same_classes, check_same_run, preflight
 from crossstage.engine.class_rows import with_rows_of_classes
 from crossstage.engine.interrupt import Interrupted, ending_signals
+from crossstage.engine.learner import build_learner
 from crossstage.engine.length import settle_length
 from crossstage.engine.log import RunLog
 from crossstage.engine.output import held, holds_training, prepare_folder, set_previous_run_aside
@@ -94,8 +95,9 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
     if cfg.train.init_checkpoint and not resumes:
         local_path(cfg.train.init_checkpoint)
     if cfg.train.deterministic:
-        setup.make_deterministic()
-    precision = setup.set_matmul_precision(cfg.train, device)
+        acceleration.make_deterministic()
+    chosen = acceleration.choose(cfg, device)
+    acceleration.apply(chosen)
     fabric = setup.build_fabric(args, cfg.train, device)
     fabric.launch()
     patience = 0.0
@@ -109,7 +111,7 @@ def run_in_folder(args: argparse.Namespace, cfg: DictConfig, output_dir: Path, d
             threads = setup.settle_threads(cfg.train)
             command = getattr(args, "command", "")
             logger.info(head(command=command, device=device, processes=args.num_gpus, threads=threads))
-            for line in filter(None, (notice, precision)):
+            for line in filter(None, (notice, chosen.line())):
                 logger.info(line)
             session = Session(cfg, fabric, Processes(), output_dir, log)
             if args.eval_only:
@@ -157,7 +159,7 @@ def train(session: Session, *, resumes: bool, asked: bool, overrides: Sequence[s
     if checkpoint is not None:
         processes.together(lambda: check_same_run(checkpoint, parts, path, max_iter=cfg.train.max_iter))
     processes.on_first(lambda: preflight(parts))
-    parts.model.to(session.fabric.device)
+    acceleration.place(parts.model, cfg, session.fabric.device)
     trainer = processes.together(lambda: build_trainer(session, parts, load=checkpoint is None))
     processes.on_first(lambda: settle_folder(session, resumes=resumes, asked=asked))
     seed_all(cfg.train.seed + processes.rank)  # from here on each process draws different random numbers
@@ -200,10 +202,13 @@ def build_trainer(session: Session, parts: Parts, *, load: bool) -> Trainer:
     cfg = session.cfg
     if load and cfg.train.init_checkpoint:
         load_initial_weights(cfg, parts, fine_tuning=True)
-    node = setup.with_fused_steps(copy.deepcopy(cfg.optimizer), cfg.train, session.fabric.device.type)
+    if cfg.train.compile.enabled:
+        acceleration.compile_layers(parts.model, cfg.train.compile.backend)
+    node = acceleration.with_fused_steps(copy.deepcopy(cfg.optimizer), cfg.train, session.fabric.device.type)
     with open_dict(node.params):
         node.params.model = opaque(parts.model)
-    return Trainer(session, parts, optimizer=instantiate(node), multiplier=instantiate(cfg.lr_multiplier))
+    learner = build_learner(session.fabric, parts.model, partial(instantiate, node), cfg.train.model_ema)
+    return Trainer(session, parts, learner=learner, multiplier=instantiate(cfg.lr_multiplier))
 
 
 def load_initial_weights(cfg: DictConfig, parts: Parts, *, fine_tuning: bool, ema: bool = False) -> None:
@@ -246,7 +251,7 @@ def evaluate(session: Session, *, reports: bool, overrides: Sequence[str] = ()) 
     processes.together(lambda: settle_data(cfg, class_names=names, asked=overrides))
     parts = processes.together(lambda: build_parts(cfg, trains=False, replaced=True))
     processes.on_first(lambda: preflight(parts))
-    parts.model.to(session.fabric.device)
+    acceleration.place(parts.model, cfg, session.fabric.device)
     ema = cfg.train.model_ema.enabled
     processes.together(lambda: load_initial_weights(cfg, parts, fine_tuning=False, ema=ema))
     if processes.is_first:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.checkpoints.save import BEST
+from crossstage.engine.acceleration import uncompiled
 from crossstage.engine.log import RunLog
 from crossstage.engine.provenance import commit_name, versions
 from crossstage.evaluation import run_evaluation
@@ -53,7 +54,7 @@ def score(session: Session, parts: Parts) -> Results:
     With train.query_metrics.enabled there is a further task, "queries". Raises InputError if the model has no queries.
     """
     counting = CountingDetector(parts.model) if session.cfg.train.query_metrics.enabled else None
-    with session.fabric.autocast():
+    with session.fabric.autocast(), uncompiled(session.cfg.train):
         results = run_evaluation(
             parts.model if counting is None else counting,
             parts.test_loader,

@@ -17,10 +17,11 @@ from lightning_fabric.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from crossstage.config import LazyConfig, find_config
+from crossstage.engine.acceleration import MATMUL_PRECISIONS
 from crossstage.engine.length import EPOCHS, prefer_given_iterations
+from crossstage.engine.sharding import fsdp_strategy
 from crossstage.errors import InputError
 
-MATMUL_PRECISIONS = {"highest": "float32", "high": "TF32", "medium": "bfloat16"}
 ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -71,7 +72,7 @@ WHOLE_NUMBERS = {
     "max_skipped": 0,
     "cpu_threads": 0,
 }
-CHOICES = {"nonfinite": ("stop", "skip"), "bad_batch": ("stop", "skip")}
+CHOICES = {"strategy": ("ddp", "fsdp"), "nonfinite": ("stop", "skip"), "bad_batch": ("stop", "skip")}
 ABOVE_ZERO = ("clip_grad.params.max_norm", "model_ema.warmup_gamma", "model_ema.warmup_power")
 SWITCHES = (
     "amp.enabled",
@@ -84,8 +85,10 @@ SWITCHES = (
     "model_ema.use_ema_weights_for_eval_only",
     "deterministic",
     "wandb.enabled",
+    "compile.enabled",
 )
-TEXTS = ("output_dir", "init_checkpoint", "device", "best_metric")
+OPEN_SWITCHES = ("channels_last", "cudnn_benchmark")  # None: chosen from the device
+TEXTS = ("output_dir", "init_checkpoint", "device", "best_metric", "compile.backend")
 
 
 def check_values(train: DictConfig) -> None:
@@ -102,6 +105,8 @@ def check_values(train: DictConfig) -> None:
         _require(_value(train, key) in choices, key, _value(train, key), " or ".join(choices))
     for key in SWITCHES:
         _require(isinstance(_value(train, key), bool), key, _value(train, key), "True or False")
+    for key in OPEN_SWITCHES:
+        _require(_value(train, key) in (None, True, False), key, _value(train, key), "True, False, or None to choose")
     for key in TEXTS:
         _require(isinstance(_value(train, key), str), key, _value(train, key), "text")
     _require(_value(train, "output_dir") != "", "output_dir", "", "the path of a folder")
@@ -196,19 +201,33 @@ def build_fabric(args: argparse.Namespace, train: DictConfig, device: str) -> Fa
     precision: Any = PRECISIONS[train.amp.dtype] if train.amp.enabled else "32-true"
     if device == "cpu" and precision == "16-mixed":
         raise InputError("train.amp.dtype=fp16 needs a GPU; expected bf16 on the CPU, or train.amp.enabled=False")
-    strategy: Any = "auto"
-    if per_machine * machines > 1:
-        strategy = DDPStrategy(
-            broadcast_buffers=train.ddp.broadcast_buffers, find_unused_parameters=train.ddp.find_unused_parameters
-        )
     return Fabric(
         accelerator=device,
         devices=per_machine,
         num_nodes=machines,
         precision=precision,
-        strategy=strategy,
+        strategy=choose_strategy(train, per_machine * machines),
         plugins=[environment],
     )
+
+
+def choose_strategy(train: DictConfig, processes: int) -> Any:
+    """How the processes share the work: Fabric's strategy for train.strategy, which one process does not need.
+
+    Raises InputError for fp16 with fsdp.
+    """
+    if processes == 1:
+        return "auto"
+    if train.strategy == "ddp":
+        return DDPStrategy(
+            broadcast_buffers=train.ddp.broadcast_buffers, find_unused_parameters=train.ddp.find_unused_parameters
+        )
+    if train.amp.enabled and train.amp.dtype == "fp16":
+        raise InputError(
+            "train.strategy=fsdp with train.amp.dtype=fp16: Lightning Fabric does not scale the losses of sharded "
+            "models; expected train.amp.dtype=bf16, or train.strategy=ddp"
+        )
+    return fsdp_strategy(processes)
 
 
 def choose_environment(args: argparse.Namespace) -> tuple[Any, int, int]:
@@ -240,39 +259,6 @@ def _set_meeting_point(dist_url: str, machine_rank: int) -> None:
 def draw_seed() -> int:
     """A seed from the operating system, in [0, 2**31)."""
     return secrets.randbelow(2**31)
-
-
-def set_matmul_precision(train: DictConfig, device: str) -> str:
-    """Choose how a GPU multiplies float32 numbers, and return a line for the log.
-
-    Args:
-        train: the config's train node; its float32_matmul_precision is torch's ("highest", "high" or "medium").
-        device: "cuda" or "cpu". A CPU always computes in float32, and the line is empty.
-    """
-    precision = train.float32_matmul_precision
-    if device != "cuda":
-        return ""
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = precision != "highest"
-    return f"float32 products: {MATMUL_PRECISIONS[precision]} (train.float32_matmul_precision={precision})"
-
-
-def with_fused_steps(optimizer: DictConfig, train: DictConfig, device: str) -> DictConfig:
-    """The optimizer's node with fused=True on a GPU, if the optimizer has this option and the config leaves it open.
-
-    The fused step is one kernel per dtype. With fp16 gradients it would also unscale them, after clipping.
-    """
-    fp16 = train.amp.enabled and train.amp.dtype == "fp16"
-    if device == "cuda" and not fp16 and "fused" in optimizer and optimizer.fused is None and not optimizer.foreach:
-        optimizer.fused = True
-    return optimizer
-
-
-def make_deterministic() -> None:
-    """Allow only deterministic algorithms in torch; operators without one raise an error."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
 
 
 def is_first_process() -> bool:

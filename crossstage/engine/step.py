@@ -6,37 +6,27 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossstage.accumulation import StepCounts, sharing
-from crossstage.engine.ema import ModelEma
 from crossstage.engine.failure import write_failure
 from crossstage.engine.interrupt import StopSignals
+from crossstage.engine.learner import Learner
 from crossstage.engine.metrics import StepRecord, described
 from crossstage.engine.network import Envelope
 from crossstage.engine.recorder import Recorder
 from crossstage.engine.session import Session
+from crossstage.engine.sharding import gathered
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.processes import Failure
 from crossstage.random_state import preserved_random_state
 from crossstage.structures import ImageBatch, Losses
 
 logger = logging.getLogger("crossstage.engine")
-
-
-@dataclass
-class Learner:
-    """What a step changes: the wrapped model and optimizer, the model itself, and its averaged weights."""
-
-    network: Any
-    optimizer: Any
-    model: nn.Module
-    ema: ModelEma | None
 
 
 class Steps:
@@ -172,13 +162,14 @@ class Steps:
         checks = self.recorder.checks_each_step and not scales
         if not clip.enabled and not (checks and self._skips[NonFiniteError]):
             return None, None
-        norm = self.fabric.clip_gradients(
+        total = self.fabric.clip_gradients(
             self.learner.network,
             self.learner.optimizer,
             max_norm=clip.params.max_norm if clip.enabled else float("inf"),
             norm_type=clip.params.get("norm_type", 2),
             error_if_nonfinite=False,
         )
+        norm = gathered(total)  # of shards, each process knows only its share
         if checks and norm is not None and not torch.isfinite(norm):
             image_ids = tuple(image_id for record in records for image_id in record.image_ids)
             error = NonFiniteError(f"iteration {iteration}: gradient not finite; {described(image_ids)}")

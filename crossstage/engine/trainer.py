@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from torch.optim import Optimizer
+from torch import nn
 
 from crossstage.checkpoints.save import BEST, Checkpointer
 from crossstage.engine.best import Best, summary
-from crossstage.engine.ema import build_ema, unique_state
 from crossstage.engine.interrupt import Interrupted, StopSignals
+from crossstage.engine.learner import Learner
 from crossstage.engine.log import LogBook
-from crossstage.engine.network import LossNetwork, check_finite
-from crossstage.engine.optim import LRMultiplier, load_optimizer
+from crossstage.engine.network import check_finite
+from crossstage.engine.optim import LRMultiplier
 from crossstage.engine.recorder import Recorder
 from crossstage.engine.session import Parts, Results, Session, flat, save_results, score
-from crossstage.engine.step import Learner, Steps
+from crossstage.engine.step import Steps
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.random_state import random_state, seed_all, set_random_state
 
@@ -35,25 +34,21 @@ class Trainer:
     Args:
         session: the environment of the run.
         parts: model, loaders and evaluator; the model is on its device.
-        optimizer: the optimizer of the model's parameters.
+        learner: the model and its optimizer, wrapped.
         multiplier: the learning rate schedule, see `LRMultiplier`.
     """
 
-    def __init__(self, session: Session, parts: Parts, *, optimizer: Optimizer, multiplier: Any) -> None:
+    def __init__(self, session: Session, parts: Parts, *, learner: Learner, multiplier: Any) -> None:
         train = session.cfg.train
         self.session, self.parts, self.config = session, parts, train
         self.fabric, self.processes = session.fabric, session.processes
-        self.schedule = LRMultiplier(optimizer, multiplier, max_iter=train.max_iter)
-        with warnings.catch_warnings():  # torch renames the argument, but Fabric supports versions before and after
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-            network, self.optimizer = self.fabric.setup(LossNetwork(parts.model), optimizer)
-        self.ema = build_ema(parts.model, train.model_ema) if train.model_ema.enabled else None
+        self.learner, self.ema = learner, learner.ema
+        self.schedule = LRMultiplier(learner.optimizer.optimizer, multiplier, max_iter=train.max_iter)
         self.checkpointer = Checkpointer(session.output_dir, max_to_keep=train.checkpointer.max_to_keep)
         self.best = Best(train.best_metric, train.early_stopping.patience)
         # On a GPU, a check of every loss would wait for the device. `Recorder.collect` checks many steps at once.
         checks = self.fabric.device.type == "cpu" or train.nonfinite == "skip"
         self.recorder = Recorder(self.processes, accumulate=train.accumulate, checks_each_step=checks)
-        learner = Learner(network, self.optimizer, parts.model, self.ema)
         self.steps = Steps(session, learner, loader=parts.train_loader, recorder=self.recorder)
         self._evaluated: tuple[int, Results] = (-1, {})
 
@@ -150,7 +145,8 @@ class Trainer:
         is_best = self.best.iteration == iteration
         if is_best:
             self._share_buffers()
-            self.processes.on_first(lambda: self.checkpointer.save_best(self.best_state(iteration)))
+            weights = self.learner.best_weights(keep=self.processes.is_first)
+            self.processes.on_first(lambda: self.checkpointer.save_best(self.best_state(iteration, weights)))
         suffix = f" (this one, {BEST})" if is_best else ""
         shown = [*summary(results), f"{self.best}{suffix}"] if self.best.metric else summary(results)
         logger.info(f"iteration {iteration}: " + "\n  ".join(shown))
@@ -160,12 +156,16 @@ class Trainer:
         """Scores of the model's weights, of the averaged ones ("ema_bbox"), or both. Training is not affected."""
         self._share_buffers()
         if self.ema is None:
-            return score(self.session, self.parts)
-        averaged = score(self.session, replace(self.parts, model=self.ema.module))
+            return self._score(self.parts.model)
+        averaged = self._score(self.ema.module)
         if self.config.model_ema.use_ema_weights_for_eval_only:
             return averaged
-        own = score(self.session, self.parts)
+        own = self._score(self.parts.model)
         return {**own, **{f"ema_{task}": scores for task, scores in averaged.items()}}
+
+    def _score(self, model: nn.Module) -> Results:
+        with self.learner.whole(model) as whole:
+            return score(self.session, replace(self.parts, model=whole))
 
     def _share_buffers(self) -> None:
         """Give all processes the running means of the first one, for evaluation, checkpoints and further training."""
@@ -179,17 +179,25 @@ class Trainer:
         self._share_buffers()
         self.processes.together(lambda: check_finite(self.parts.model, iteration))
         random_states = self.processes.gather(random_state())
+        learned = self.learner.state_dict(keep=self.processes.is_first)
 
         def write() -> None:
-            self.checkpointer.save(name, self.state_dict(iteration, random_states))
+            self.checkpointer.save(name, self.state_dict(iteration, random_states, learned))
 
         self.processes.on_first(write)
 
-    def state_dict(self, iteration: int, random_states: list[dict[str, Any]]) -> dict[str, Any]:
-        """The state of a run in tensors and plain containers; `iteration` is the last finished one."""
-        state = {
-            "model": self.parts.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def state_dict(
+        self, iteration: int, random_states: list[dict[str, Any]], learned: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The state of a run in tensors and plain containers.
+
+        Args:
+            iteration: the last finished one.
+            random_states: of all processes.
+            learned: what `Learner.state_dict` returned.
+        """
+        return {
+            **learned,
             "scheduler": self.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "random": random_states,
@@ -200,15 +208,10 @@ class Trainer:
             "skipped": self.steps.skipped,
             **self._described(iteration),
         }
-        return state if self.ema is None else {**state, "ema_state": self.ema.averages()}
 
-    def best_state(self, iteration: int) -> dict[str, Any]:
-        """The weights that were evaluated, the averaged ones if there are any; a run cannot be resumed from them."""
-        state = {"best": self.best.state_dict(), **self._described(iteration)}
-        if self.ema is None:
-            return {"model": self.parts.model.state_dict(), **state}
-        averages = self.ema.averages()
-        return {"model": averages, "ema_state": averages, **state}
+    def best_state(self, iteration: int, weights: dict[str, Any]) -> dict[str, Any]:
+        """The weights that were evaluated, with their score; a run cannot be resumed from them."""
+        return {**weights, "best": self.best.state_dict(), **self._described(iteration)}
 
     def _described(self, iteration: int) -> dict[str, Any]:
         """What a checkpoint says about itself."""
@@ -222,15 +225,12 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> int:
         """Restore the state of a checkpoint, weights included; return the iteration to continue with."""
-        self.parts.model.load_state_dict(state["model"])
-        load_optimizer(self.optimizer.optimizer, state["optimizer"])
+        self.learner.load_state_dict(state)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.parts.train_loader.load_state_dict(state["sampler"])
         self.recorder.history.load_state_dict(state["history"])
         self.best = self.best.restored(state.get("best"))
         self.steps.skipped = state.get("skipped", 0)
-        if self.ema is not None:
-            self.ema.load_averages(state.get("ema_state", unique_state(self.parts.model)))
         if len(state["random"]) == self.processes.count:
             set_random_state(state["random"][self.processes.rank])
         else:

@@ -9,9 +9,10 @@ from torch import nn
 
 from crossstage.config import LazyConfig, find_config, get_config, instantiate
 from crossstage.engine.interrupt import StopSignals
+from crossstage.engine.learner import Learner
 from crossstage.engine.network import LossNetwork
 from crossstage.engine.recorder import Recorder
-from crossstage.engine.step import Learner, Steps
+from crossstage.engine.step import Steps
 from crossstage.processes import Processes
 from crossstage.structures import ImageBatch
 from tests.random_scenes import image_batch

@@ -25,6 +25,9 @@ WRONG = {
     "clipping": ("train.clip_grad.params.max_norm=0", "train.clip_grad.params.max_norm=0.0: expected a number above 0"),
     "precision": ("train.amp.dtype=fp8", "train.amp.dtype='fp8': expected bf16 or fp16"),
     "products": ("train.float32_matmul_precision=tf32", "precision='tf32': expected highest or high or medium"),
+    "strategy": ("train.strategy=dp", "train.strategy='dp': expected ddp or fsdp"),
+    "channels": ("train.channels_last=yes please", "channels_last='yes please': expected True, False, or None"),
+    "compiled and sharded": ("train={compile: {enabled: True}, strategy: fsdp}", "expected one of them"),
     "fp16 on the CPU": ("train.amp={enabled: True, dtype: fp16}", "train.amp.dtype=fp16 needs a GPU"),
     "device": ("train.device=tpu", "train.device='tpu': expected cuda or cpu"),
     "weights": ("train.init_checkpoint=absent.pth", "absent.pth: no such file; expected a checkpoint"),
@@ -156,21 +159,3 @@ def test_several_machines_meet_at_the_given_address(monkeypatch):
     assert (per_machine, machines, environment.node_rank()) == (8, 2, 1)
     assert (environment.main_address, environment.main_port) == ("10.0.0.1", 29500)
     assert Path(os.environ["NODE_RANK"]) == Path("1")
-
-
-def test_a_gpu_gets_tf32_and_fused_steps_unless_the_config_says_otherwise(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    train, optimizer = get_config("common/train.py").train, get_config("common/optim.py").AdamW
-    assert setup.set_matmul_precision(train, "cpu") == "" and chosen == []
-    assert "TF32 (train.float32_matmul_precision=high)" in setup.set_matmul_precision(train, "cuda")
-    train.float32_matmul_precision = "highest"
-    setup.set_matmul_precision(train, "cuda")
-    assert chosen == ["high", "highest"] and not torch.backends.cudnn.allow_tf32
-    assert setup.with_fused_steps(optimizer.copy(), train, "cpu").fused is None
-    assert setup.with_fused_steps(optimizer.copy(), train, "cuda").fused is True
-    optimizer.fused = False
-    assert setup.with_fused_steps(optimizer.copy(), train, "cuda").fused is False
-    optimizer.fused, train.amp = None, {"enabled": True, "dtype": "fp16"}  # would unscale gradients after clipping
-    assert setup.with_fused_steps(optimizer.copy(), train, "cuda").fused is None
