@@ -11,38 +11,15 @@ Those of one step of the data flow raise ValueError for wrong shapes when they a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-_T = TypeVar("_T", bound="_Movable")
-
-
-@dataclass(frozen=True)
-class _Movable:
-    """`.to(...)` for a dataclass of tensors, tuples of tensors and other such dataclasses."""
-
-    def to(
-        self: _T, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
-    ) -> _T:
-        """Return a copy on `device`; `dtype` applies to the floating-point tensors alone."""
-        moved = {f.name: _move(getattr(self, f.name), device, dtype, non_blocking) for f in fields(self)}
-        return replace(self, **moved)
-
-
-def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor):
-        dtype = dtype if value.is_floating_point() else None
-        return value.to(device=device, dtype=dtype, non_blocking=non_blocking)
-    if isinstance(value, _Movable):
-        return value.to(device, dtype, non_blocking)
-    if isinstance(value, tuple):
-        return tuple(_move(item, device, dtype, non_blocking) for item in value)
-    return value
+from crossstage.detections import Detections as Detections  # the last value of the flow, in a file of its own
+from crossstage.movable import Movable
 
 
 def _expect(name: str, value: Tensor | None, letters: str, shape: tuple[int | None, ...]) -> None:
@@ -56,7 +33,7 @@ def _expect(name: str, value: Tensor | None, letters: str, shape: tuple[int | No
 
 
 @dataclass(frozen=True)
-class Target(_Movable):
+class Target(Movable):
     """The objects of one image.
 
     labels: int64 [T], contiguous class indices.  boxes: float [T, 4], normalised cxcywh of the unpadded image.
@@ -78,7 +55,7 @@ class Target(_Movable):
 
 
 @dataclass(frozen=True)
-class ImageBatch(_Movable):
+class ImageBatch(Movable):
     """Images padded at the bottom and right to one size, and what is known of each.
 
     pixels: uint8 [B, 3, H, W], RGB, 0 in the padding.  mask: bool [B, H, W], True = padding.
@@ -98,7 +75,7 @@ class ImageBatch(_Movable):
 
 
 @dataclass(frozen=True)
-class PaddedTargets(_Movable):
+class PaddedTargets(Movable):
     """The objects of a batch as three tensors; T is the largest number in an image, at least 0.
 
     labels: int64 [B, T], 0 in the padding.  boxes: [B, T, 4], 0 in the padding.  valid: bool [B, T].
@@ -130,7 +107,7 @@ class PaddedTargets(_Movable):
 
 
 @dataclass(frozen=True)
-class Levels(_Movable):
+class Levels(Movable):
     """Sizes of the L feature levels, as Python ints and as tensors on the features' device: no step copies them.
 
     shapes: (height, width) of each.  sizes: float [L, 2], (width, height).  starts: int64 [L], its first token.
@@ -158,7 +135,7 @@ class Levels(_Movable):
 
 
 @dataclass(frozen=True)
-class FeaturePyramid(_Movable):
+class FeaturePyramid(Movable):
     """Feature maps of the levels, finest first.
 
     maps: L tensors [B, C, h, w].  masks: L tensors bool [B, h, w], True = padding.
@@ -176,7 +153,7 @@ class FeaturePyramid(_Movable):
 
 
 @dataclass(frozen=True)
-class Memory(_Movable):
+class Memory(Movable):
     """The image as attention sees it: the tokens of all levels, finest level first, row-major inside a level.
 
     Every encoder fills every field, so that every query source and decoder runs on every encoder.
@@ -244,7 +221,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class QueryGroup(_Movable):
+class QueryGroup(Movable):
     """A named slice of the query axis that is supervised on its own.
 
     Attributes:
@@ -273,7 +250,7 @@ class QueryGroup(_Movable):
 
 
 @dataclass(frozen=True)
-class StageOutputs(_Movable):
+class StageOutputs(Movable):
     """What the stages of a decoder predict.
 
     Attributes:
@@ -322,7 +299,7 @@ class StageOutputs(_Movable):
 
 
 @dataclass(frozen=True)
-class GroupOutputs(_Movable):
+class GroupOutputs(Movable):
     """A query group with what was predicted for it; the criterion is one loop over these."""
 
     group: QueryGroup
@@ -330,7 +307,7 @@ class GroupOutputs(_Movable):
 
 
 @dataclass(frozen=True)
-class Assignment(_Movable):
+class Assignment(Movable):
     """What the queries of a group are supervised with. Label rules fill and change it, one after another.
 
     Attributes:
@@ -350,7 +327,7 @@ class Assignment(_Movable):
 
 
 @dataclass(frozen=True)
-class Queries(_Movable):
+class Queries(Movable):
     """What enters the decoder.
 
     Attributes:
@@ -381,18 +358,3 @@ class Queries(_Movable):
         if len(sizes) < len(self.groups) or sum(sizes.values()) != count:
             named = ", ".join(f"{group.name} {group.size}" for group in self.groups)
             raise ValueError(f"Queries has {count} queries in groups ({named}); expected other names or sizes")
-
-
-@dataclass(frozen=True)
-class Detections(_Movable):
-    """The detections of one image, best first.
-
-    boxes_xyxy: [D, 4] absolute corners in the original image.  scores: [D].  labels: int64 [D].
-    """
-
-    boxes_xyxy: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.scores)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from crossstage.checkpoints.tensor_file import read_tensors
 from crossstage.errors import InputError
 
 # The module that numpy's pickles refer to; numpy 2 has moved it.
@@ -77,7 +77,11 @@ def _read_pickle(path: Path) -> Any:
         return _PlainUnpickler(file, path).load()
 
 
-_READERS: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pkl": _read_pickle, ".pickle": _read_pickle}
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": read_tensors,
+    ".pkl": _read_pickle,
+    ".pickle": _read_pickle,
+}
 
 
 class _LogValues:

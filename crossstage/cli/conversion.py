@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crossstage.checkpoints.classes import COCO_CLASSES, class_axes, class_indices, select_classes
 from crossstage.checkpoints.load import check_weights, read_checkpoint, some, weights_of, without_counters
 from crossstage.checkpoints.names import NameTable, plain_into_grown
+from crossstage.checkpoints.tensor_file import write_tensors
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.data.coco_json import read_coco
 from crossstage.engine.class_rows import model_on_meta
@@ -158,8 +158,8 @@ def write(state: Mapping[str, Tensor], names: Sequence[str], output: Path) -> No
         with replacing(output) as temporary:
             if output.suffix == ".pth":
                 torch.save({"model": dict(state), **({"class_names": list(names)} if names else {})}, temporary)
-            else:  # .safetensors does not allow two names for the same memory: copy every tensor
-                save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary)
+            else:
+                write_tensors(temporary, state, class_names=names)
     except (OSError, RuntimeError, SafetensorError) as error:  # for a full disk, torch raises a RuntimeError
         raise InputError(f"{output}: cannot be written ({str(error).splitlines()[0]})") from error
 

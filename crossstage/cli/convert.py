@@ -43,6 +43,6 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--ema", action="store_true", help="take the averaged weights of IN (ema_state)")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("input", metavar="IN", help="a checkpoint: .pth, .safetensors, .pkl; or its http(s) address")
-    add("output", metavar="OUT", help=".pth (weights and class names) or .safetensors (weights)")
+    add("output", metavar="OUT", help=".pth or .safetensors: weights and class names")
     add("opts", nargs="*", metavar="key=value", help="changes to the config, such as model.num_classes=91")
     return parser

@@ -17,13 +17,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from crossstage.cli import prediction
 from crossstage.cli.image_choice import choose_images
+from crossstage.cli.picture_files import prepare_output
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
 from crossstage.evaluation.coco import CocoEvaluator
 from crossstage.evaluation.loop import tracked
+from crossstage.inference.classes import settle_classes
+from crossstage.inference.predictor import build_predictor, choose_device
 from crossstage.inspection.assignment import write_assignment
 from crossstage.inspection.features import matched_states, require_sklearn, write_features
 from crossstage.inspection.points import best_queries, by_stage, recorded_samples, write_points
@@ -78,7 +80,7 @@ def inspect(args: argparse.Namespace) -> None:
     if args.tool == "features":
         require_sklearn()
     output = Path(args.output)
-    prediction.prepare_output(output, [], {})
+    prepare_output(output, [], {})
     work = {
         "refinement": inspect_refinement,
         "queries": inspect_queries,
@@ -99,25 +101,24 @@ def opened(args: argparse.Namespace, console: Console) -> Iterator[Subject]:
         InputError: if a config, the weights or the images do not fit.
     """
     cfg = loaded(args.config_file, args.opts)
-    device = prediction.choose_device(args.device)
+    device = choose_device(args.device, flag="--device")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        truth = prediction.settle_classes(cfg, args, prediction.Work(0))
+        truth = settle_classes(cfg, args.weights, asked=args.opts, problems=[])
         has_objects = choose_images(cfg, args.images, folder, limit=args.limit)
         if args.tool in ("assignment", "points"):
             cfg.dataloader.test.batch_size = 1
-        first = prediction.load_detector(cfg, args, truth, device)
+        first = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=device)
         models = {short_name(args.config_file, cfg): checked(first.model, args.config_file)}
         for file, weights in getattr(args, "compare", []):
             other = loaded(file, args.opts)
-            given = argparse.Namespace(config_file=file, weights=weights, opts=args.opts)
-            prediction.settle_classes(other, given, prediction.Work(0))
-            model = checked(prediction.load_detector(other, given, truth, device).model, file)
+            settle_classes(other, weights, asked=args.opts, problems=[])
+            model = checked(build_predictor(other, weights, source=file, truth=truth, device=device).model, file)
             models[fresh(short_name(file, other), models)] = model
         for model in models.values():
             stack.enter_context(looking(model))
         loader = instantiate(cfg.dataloader.test)
-        yield Subject(models, loader, cfg, first.class_names, device, has_objects, console)
+        yield Subject(models, loader, cfg, list(first.class_names), device, has_objects, console)
 
 
 def loaded(file: str, overrides: Sequence[str]) -> DictConfig:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from crossstage.data.classes import some
 from crossstage.data.coco_json import read_class_names
 from crossstage.data.layouts import find_splits
+from crossstage.errors import InputError, near_names
 
 logger = logging.getLogger("crossstage.data")
 
@@ -21,7 +22,7 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
 
     `dataloader.data` becomes the files of the training set and the test set. All data sets and the evaluator get the
     class names, to which they match theirs. `model.num_classes` becomes their number if `dataloader.data` or the
-    weights decide the classes.
+    weights decide the classes. Names in `model.postprocess.classes` become class indices.
 
     Args:
         cfg: the config of a run.
@@ -30,7 +31,7 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
             among them.
 
     Raises:
-        InputError: if files are missing, or a JSON is wrong.
+        InputError: if files are missing, a JSON is wrong, or `model.postprocess.classes` has an unknown name.
     """
     is_own = use_data(cfg, asked)
     file = OmegaConf.select(cfg, "dataloader.train.dataset.json_file")
@@ -49,6 +50,27 @@ def settle_data(cfg: DictConfig, *, class_names: Sequence[str] = (), asked: Sequ
     if number is not None and number != len(names) and decides:
         cfg.model.num_classes = len(names)
         logger.info("model.num_classes=%d: the classes of %s (%s)", len(names), source, some(names))
+    settle_detected_classes(cfg, names)
+
+
+def settle_detected_classes(cfg: DictConfig, class_names: Sequence[str]) -> None:
+    """Replace the names in `model.postprocess.classes` by class indices, in place; whole numbers are indices already.
+
+    Raises InputError for a name that is not among the classes.
+    """
+    wanted = OmegaConf.select(cfg, "model.postprocess.classes")
+    if wanted is None or isinstance(wanted, str):
+        wanted = [] if wanted is None else [wanted]
+    if unknown := [name for name in wanted if isinstance(name, str) and name not in class_names]:
+        near = "; ".join(f"{name} (near: {near_names(name, class_names)})" for name in unknown)
+        raise InputError(
+            f"model.postprocess.classes: there is no class {near}; the {len(class_names)} classes are "
+            f"{some(class_names)}"
+        )
+    if wanted:
+        cfg.model.postprocess.classes = [
+            list(class_names).index(name) if isinstance(name, str) else name for name in wanted
+        ]
 
 
 def classes_of_training(cfg: DictConfig, json_file: str) -> list[str]:

@@ -1,8 +1,13 @@
 """Turns the predictions of the last stage into detections in the original image."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from crossstage.errors import InputError
 from crossstage.layers.boxes import box_iou, cxcywh_to_xyxy
 from crossstage.structures import Detections, ImageBatch, StageOutputs
 
@@ -54,15 +59,46 @@ class TopK(nn.Module):
         num_select: number of detections per image, before boxes are dropped.
         clip: whether boxes are clipped to the image and dropped if they become empty. AdaMixer does not clip.
         nms_threshold: see `suppress`; None means no suppression.
+        classes: the classes that are detected, by class index; None means all. All detections of an image are of
+            these classes, also the first `num_select`. In a config they may be names, which `settle_data` replaces by
+            the indices that the training set or the weights give them.
+
+    Raises:
+        InputError: for an impossible value; and when called, for a class index that the model does not have.
     """
 
-    def __init__(self, num_select: int = 300, *, clip: bool = True, nms_threshold: float | None = None) -> None:
+    classes: Tensor | None
+
+    def __init__(
+        self,
+        num_select: int = 300,
+        *,
+        clip: bool = True,
+        nms_threshold: float | None = None,
+        classes: Sequence[int | str] | None = None,
+    ) -> None:
         super().__init__()
+        if num_select < 1:
+            raise InputError(f"postprocess.num_select={num_select}: expected at least 1")
+        if nms_threshold is not None and not 0 <= nms_threshold <= 1:
+            raise InputError(f"postprocess.nms_threshold={nms_threshold}: expected an IoU from 0 to 1, or null")
         self.num_select, self.clip, self.nms_threshold = num_select, clip, nms_threshold
+        indices = None if classes is None else _class_indices(classes)
+        self._largest = max(indices or [0])
+        kept = None if indices is None else torch.tensor(indices)
+        self.register_buffer("classes", kept, persistent=False)  # moves with the model and is no weight
 
     def forward(self, outputs: StageOutputs, batch: ImageBatch) -> list[Detections]:
         """Return the detections of each image, best first, in pixels of the original image."""
-        scores, labels, boxes = best_pairs(outputs.logits[-1], outputs.boxes[-1], self.num_select)
+        logits, classes = outputs.logits[-1], self.classes
+        if self._largest >= logits.shape[-1]:
+            raise InputError(
+                f"postprocess.classes: the model has no class {self._largest}; expected 0 to {logits.shape[-1] - 1}"
+            )
+        if classes is not None:
+            logits = logits[..., classes]
+        scores, labels, boxes = best_pairs(logits, outputs.boxes[-1], self.num_select)
+        labels = labels if classes is None else classes[labels]
         detections = []
         for image, (height, width) in enumerate(batch.original_sizes):
             extent = boxes.new_tensor([width, height, width, height])
@@ -75,3 +111,16 @@ class TopK(nn.Module):
                 kept = kept & suppress(absolute, labels[image], self.nms_threshold)
             detections.append(Detections(absolute[kept], scores[image][kept], labels[image][kept]))
         return detections
+
+
+def _class_indices(classes: Sequence[int | str]) -> list[int]:
+    """The same classes as a list. Raises InputError unless they are different class indices."""
+    given = list(classes)
+    if unresolved := [name for name in given if isinstance(name, str)]:
+        raise InputError(
+            f"postprocess.classes: the class names are not known, so that {', '.join(unresolved)} cannot be found; "
+            "expected class indices, such as [0,2]"
+        )
+    if not given or len(set(given)) < len(given) or not all(isinstance(one, int) and one >= 0 for one in given):
+        raise InputError(f"postprocess.classes={given}: expected at least one class index, none twice, or null")
+    return [int(one) for one in given]

@@ -192,6 +192,19 @@ def test_data_given_by_root_keep_the_number_of_the_config_and_share_the_classes(
     assert config.model.num_classes == 8 and classes_in(config) == [["a", "b", "c"]] * 3
 
 
+def test_classes_to_detect_are_names_of_the_data_or_indices(config, folder):
+    config.dataloader.data = str(folder)
+    config.model.postprocess.classes = ["c", 0]
+    settle_data(config, class_names=["a", "c", "b"])
+    assert config.model.postprocess.classes == [1, 0]
+    config.model.postprocess.classes = "b"
+    settle_data(config)
+    assert config.model.postprocess.classes == [2], "in the order that the config has stored"
+    config.model.postprocess.classes = ["cc"]
+    with pytest.raises(InputError, match=r"there is no class cc \(near: c\); the 3 classes are a, b, c"):
+        settle_data(config)
+
+
 def test_stored_classes_of_other_data_are_replaced_and_told(config, folder, caplog):
     config.dataloader.train.dataset.classes = ["x", "y"]
     config.dataloader.data = str(folder)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from crossstage.config import LazyConfig, find_config, instantiate
+from crossstage.errors import InputError
 from crossstage.layers.boxes import box_iou, cxcywh_to_xyxy
 from crossstage.modeling.postprocess import TopK, best_pairs, suppress
 from crossstage.structures import ImageBatch, StageOutputs
@@ -111,3 +113,45 @@ def test_suppression_at_the_threshold_keeps_both_and_the_best_goes_first():
     assert found.labels.tolist() == [0, 0, 1, 1]
     (loose,) = TopK(6, clip=False, nms_threshold=0.75)(outputs, batch_of((8, 8)))
     assert len(loose) == 6
+
+
+def test_only_chosen_classes_are_detected_and_the_number_of_detections_is_of_these():
+    logits = [[5.0, 1.0, -3.0], [4.0, 0.5, 2.0]]
+    outputs = outputs_of([[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.25, 0.25]], logits)
+    (found,) = TopK(2, classes=[2, 1])(outputs, batch_of((8, 8)))
+    assert found.labels.tolist() == [2, 1], "class 0 has the highest scores and takes no place"
+    assert found.boxes_xyxy.tolist() == [[3, 3, 5, 5], [2, 2, 6, 6]]
+    assert found.scores.tolist() == pytest.approx(torch.tensor([2.0, 1.0]).sigmoid().tolist())
+    every, same = TopK(6), TopK(6, classes=[0, 1, 2])
+    (one,), (other,) = every(outputs, batch_of((8, 8))), same(outputs, batch_of((8, 8)))
+    assert one.labels.equal(other.labels) and one.boxes_xyxy.equal(other.boxes_xyxy)
+    assert not same.state_dict(), "the choice of classes is no weight"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_select": 0}, "num_select=0: expected at least 1"),
+        ({"nms_threshold": 1.5}, "nms_threshold=1.5: expected an IoU"),
+        ({"classes": []}, "expected at least one class index"),
+        ({"classes": [1, 1]}, "none twice"),
+        ({"classes": [-1]}, "at least one class index"),
+        ({"classes": [0, "cat"]}, "class names are not known, so that cat cannot be found"),
+    ],
+)
+def test_an_impossible_value_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        TopK(**options)
+
+
+def test_a_class_that_the_model_does_not_have_is_refused():
+    with pytest.raises(InputError, match="the model has no class 3; expected 0 to 1"):
+        TopK(classes=[0, 3])(outputs_of([[0.5, 0.5, 0.5, 0.5]], [[1.0, 2.0]]), batch_of((8, 8)))
+
+
+@pytest.mark.parametrize("name", ["dino_toy", "dn_detr_toy", "stage_interactor_toy", "deqdet_toy"])
+def test_every_kind_of_detector_takes_these_options(name: str):
+    node = LazyConfig.load(find_config(name)).model.postprocess
+    assert {"num_select", "nms_threshold", "classes"} <= set(node), "without a + on the command line"
+    built = instantiate({**node, "num_select": 3, "nms_threshold": 0.5, "classes": [1]})
+    assert (built.num_select, built.nms_threshold, built.classes.tolist()) == (3, 0.5, [1])

@@ -1,0 +1,8 @@
+"""A trained detector in use, from Python and by `crossstage predict`. Read `loading` first.
+
+- `loading`: `crossstage.load`: from a run's folder, or a config and weights, to a predictor
+- `run_files`: the config and the weights that a folder or a file stands for
+- `classes`: gives a config the classes of its weights, and reads the annotations of its test set
+- `predictor`: detects in images
+- `pictures`: from files, Pillow's images, arrays and tensors to what a predictor batches
+"""
