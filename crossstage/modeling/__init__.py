@@ -4,6 +4,7 @@
 - `layer_seams`: the same for the parts of an encoder's or decoder's layer
 - `detector`: the whole detector; its `forward` is the data flow
 - `backbone`: pixels to feature maps: any timm network
+- `pretrained`: its pretrained weights, without a long wait where there is no internet
 - `neck`: feature maps to a pyramid of one width
 - `encoders`: a pyramid to memory tokens
 - `queries`: the sources of the decoder's queries

@@ -14,6 +14,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crossstage.errors import InputError
 from crossstage.layers.deform_conv import ModulatedDeformConv2d
+from crossstage.modeling.pretrained import quick_if_offline
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 _STAGE_NAMES = ("layer", "stages", "blocks")  # timm's names for what follows the stem
@@ -117,25 +118,26 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
     if name.startswith(_SWIN_NAMES):
         options = {**_SWIN_OPTIONS, **options}
     with torch.device("meta"):
-        maps: Any = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
-    known = maps.reduction()
+        described: Any = timm.create_model(name, features_only=True, pretrained=False, **options)
+    known = described.feature_info.reduction()
     missing = [stride for stride in strides if stride not in known]
     if missing:
         raise InputError(f"backbone.strides={list(strides)}: {name} has no map of stride {missing[0]}; it has {known}")
     # Several maps may have one stride: a dilated last stage (output_stride=16) keeps that of the stage before. The
     # deepest map is taken.
     indices = tuple(max(i for i, reduction in enumerate(known) if reduction == stride) for stride in sorted(strides))
-    try:
-        return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
-    except OSError as error:  # of the hub of weights: no internet, and nothing in its cache
-        if not pretrained:
-            raise
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"backbone.name={name!r}: its pretrained weights cannot be downloaded ({reason}); run once with internet, "
-            "start from a checkpoint (train.init_checkpoint=FILE), or train from scratch "
-            "(model.backbone.pretrained=False)"
-        ) from error
+    if not pretrained:
+        return timm.create_model(name, features_only=True, out_indices=indices, pretrained=False, **options)
+    with quick_if_offline(described.pretrained_cfg) as silent:
+        try:
+            return timm.create_model(name, features_only=True, out_indices=indices, pretrained=True, **options)
+        except OSError as error:  # no internet, and nothing in the caches
+            reason = " ".join((silent or str(error)).split())[:160]
+            raise InputError(
+                f"backbone.name={name!r}: its pretrained weights cannot be downloaded ({reason}); run once with internet, "
+                "start from a checkpoint (train.init_checkpoint=FILE), or train from scratch "
+                "(model.backbone.pretrained=False)"
+            ) from error
 
 
 def _open_residual_branches(body: nn.Module) -> None:
