@@ -6,9 +6,12 @@
 - `deqdet_rows`: DEQDet's tables
 - `paq_rows`: PaQ-DETR's tables
 - `tables`: all tables by paper
+- `questions`: rows of a table with a recipe, seeds and data: the tables of docs/results.md
 - `runs`: a request, and a run: its command and its folder
+- `merge`: takes over finished runs that were made elsewhere
 - `process`: runs a training in a child process and forwards signals to it
 - `runner`: the loop over runs
-- `intervals`: means over seeds with confidence intervals
+- `intervals`: means over seeds with confidence intervals, and tests of paired differences
+- `convergence`: draws AP over iterations with intervals over seeds
 - `report`: the report of finished runs
 """

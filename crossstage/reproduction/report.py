@@ -10,7 +10,7 @@ from datetime import timedelta
 from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
 from crossstage.files import strict_json, write_text
-from crossstage.reproduction.intervals import Estimate, mean_of_seeds
+from crossstage.reproduction.intervals import Estimate, PairedTests, mean_of_seeds, paired_tests
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line, read_object
 
@@ -23,6 +23,12 @@ INTERVALS = (
     "±: half of the 95 % Student-t interval of the mean over seeds. Delta: against the baseline row of this table, "
     "paired over the seeds that both rows have. One seed has no interval."
 )
+TESTS = (
+    "Differences of AP, paired by seed. Bootstrap: the 95 % BCa interval of their mean, from five seeds on; with few "
+    "seeds it is too narrow. p: two-sided, of the sign test and of the permutation test that flips signs; n seeds "
+    "cannot give a p below 2 / 2^n, which is 0.0625 with five. The p-values are not corrected for the number of rows."
+)
+TEST_HEADS = "row | baseline | differences by seed | mean | above 0 | bootstrap | p, sign test | p, permutation"
 PUBLISHED = "The published figures are for COCO val2017."
 HEADS = "row | iterations | {published} | our AP, {seeds} | mean | our AP50, {seeds} | mean | delta | training time"
 GINI = {".3": "gini_0.3", ".5": "gini_0.5"}  # threshold in the head of a column: name of the query metric
@@ -50,8 +56,9 @@ class RunReport:
 class RowReport:
     """A row with its runs: the paper's AP in words, and ours over the finished seeds (None if there are none).
 
-    `delta` is AP minus the AP of `row.baseline`, by seed. `gini` has the Gini coefficients of the activations of the
-    seeds that have them, by threshold, as in `GINI`; it is empty if no run of the table has any.
+    `delta` is AP minus the AP of `row.baseline`, by seed, and `tests` says whether it may be 0. `gini` has the Gini
+    coefficients of the activations of the seeds that have them, by threshold, as in `GINI`; it is empty if no run of
+    the table has any.
     """
 
     row: Row
@@ -60,6 +67,7 @@ class RowReport:
     ap: Estimate | None
     ap50: Estimate | None
     delta: Estimate | None
+    tests: PairedTests | None
     gini: dict[str, Estimate | None] = field(default_factory=dict)
 
     @property
@@ -91,63 +99,86 @@ class RowReport:
 def reports_of(request: Request, planned: Planned) -> list[RowReport]:
     """All rows of the table in its order, also those that were not run. Runs with other settings do not count."""
     table = request.table
-    runs = {row.name: [_run_report(run, request.gpus) for run in planned.get(row.name, ())] for row in table.rows}
+    runs = {row.name: [_run_report(run, request) for run in planned.get(row.name, ())] for row in table.rows}
     scores = {name: {run.seed: run.scores for run in found if run.scores} for name, found in runs.items()}
     counted = GINI if any(run.queries for found in runs.values() for run in found) else {}
     reports = []
     for row in table.rows:
         ours, theirs = scores[row.name], scores.get(row.baseline, {})
         ap, ap50 = (mean_of_seeds([found[name] for found in ours.values()]) for name in ("AP", "AP50"))
-        delta = mean_of_seeds([ours[seed]["AP"] - theirs[seed]["AP"] for seed in ours if seed in theirs])
+        differences = {seed: ours[seed]["AP"] - theirs[seed]["AP"] for seed in ours if seed in theirs}
+        delta, tests = mean_of_seeds([*differences.values()]), paired_tests(differences)
         queries = [run.queries for run in runs[row.name]]
         gini = {
             threshold: mean_of_seeds([found[name] for found in queries if name in found])
             for threshold, name in counted.items()
         }
-        reports.append(RowReport(row, table.published_ap(row), runs[row.name], ap, ap50, delta, gini))
+        reports.append(RowReport(row, table.published_ap(row), runs[row.name], ap, ap50, delta, tests, gini))
     return reports
 
 
-def _run_report(run: Run, gpus: int) -> RunReport:
+def _run_report(run: Run, request: Request) -> RunReport:
     record, scores, queries = run.record(), {}, {}
     saved = f" ({run.saved_iterations()} of {run.iterations} iterations are saved)" if run.weights is None else ""
     if different := run.differences():
         state = f"other settings: {some(different)}"
     elif run.is_finished():
         try:
-            state, scores, queries = "finished", run.scores(), run.query_metrics()
+            state, scores = "finished", run.scores(last=1 if run.weights else request.last)
+            queries = run.query_metrics()
         except InputError as error:
             state = str(error)
     elif record["error"]:
         state = f"failed{saved}: {record['error']}"
     else:
         state = f"stopped{saved}" if run.is_begun() and run.weights is None else "not run"
-    command = command_line(run.command(gpus))
+    command = command_line(run.command(request.gpus))
     return RunReport(
         run.seed, state, scores, run.iterations, run.training_seconds(), record["starts"], command, queries
     )
 
 
 def table(reports: Sequence[RowReport], request: Request) -> str:
-    """The table in Markdown. On the generated set, the head of the published column says that it is about COCO."""
-    published = "published AP" + (", COCO" if request.data == "toy" else "")
+    """The table in Markdown. On other data than COCO, the head of the published column says that it is about COCO."""
+    published = "published AP" + (", COCO" if request.data != "coco" else "")
     seeds = f"seeds 0..{request.seeds - 1}" if request.seeds > 1 else "seed 0"
     *heads, last = HEADS.format(published=published, seeds=seeds).split(" | ")
     heads += [f"Gini of activations at {threshold}" for threshold in (reports[0].gini if reports else ())] + [last]
-    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in report.cells()] for report in reports]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+    return _markdown_table(heads, [report.cells() for report in reports])
+
+
+def tests_table(reports: Sequence[RowReport]) -> str:
+    """The tests of the differences in Markdown, or "" if no row has two seeds in common with its baseline."""
+    rows = []
+    for report in reports:
+        if report.tests is not None and report.delta is not None:
+            differences = " / ".join(f"{value:+.2f}" for value in report.tests.differences.values())
+            rows.append(
+                [report.row.name, report.row.baseline, differences, report.delta.signed(), *report.tests.cells()]
+            )
+    return _markdown_table(TEST_HEADS.split(" | "), rows) if rows else ""
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in cells] for cells in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *escaped))
 
 
 def markdown(reports: Sequence[RowReport], request: Request) -> str:
     """The text of report.md: the table, its data, missing runs, and the command, commit and device of each run."""
     missing = [f"- {report.row.name}: {report.missing}" for report in reports if report.missing]
+    notes = [f"- {report.row.name}: {report.row.note}" for report in reports if report.row.note]
+    tests = tests_table(reports)
     lines = [
         f"# {request.table.title} on {request.data}",
         f"Ours is measured on {described(request)}. {RULE}",
         INTERVALS,
         f"--epochs-scale {request.scale:g}, --seeds {request.seeds}, written {_now()}.",
-        PUBLISHED + " They cannot be compared with ours." * (request.data == "toy"),
+        *([f"A run's score is the mean of its last {request.last} evaluations."] if request.last > 1 else []),
+        PUBLISHED + " They cannot be compared with ours." * (request.data != "coco"),
         table(reports, request),
+        *([TESTS, tests] if tests else []),
+        *(["## Notes", "\n".join(notes)] if notes else []),
         *(["## Missing", "\n".join(missing)] if missing else []),
         "## Runs",
     ]
@@ -160,8 +191,10 @@ def markdown(reports: Sequence[RowReport], request: Request) -> str:
 
 def described(request: Request) -> str:
     """One phrase that names the data of the figures."""
-    if request.data != "toy":
+    if request.data == "coco":
         return "COCO: train2017, evaluated on val2017"
+    if request.data == "own":
+        return f"the pictures of {request.root.name}"
     try:
         settings = read_object(request.root / "toy.json")
         return (
@@ -181,8 +214,10 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
         "dataset": described(request),
         "epochs_scale": request.scale,
         "seeds": request.seeds,
+        "evaluations": request.evaluations,
+        "last": request.last,
         "written": _now(),
-        "notes": [RULE, INTERVALS, PUBLISHED],
+        "notes": [RULE, INTERVALS, TESTS, PUBLISHED],
         "rows": [{**asdict(report), "finished": not report.missing} for report in reports],
     }
     request.folder.mkdir(parents=True, exist_ok=True)

@@ -27,12 +27,12 @@ class Row:
     Attributes:
         name: name of the row in --rows, and of the folder of its runs.
         config: the config for COCO, a short name or a file.
-        toy_config: the config for the generated set.
+        toy_config: the config for the generated set and for data of one's own.
         figure: the label of the paper's row in paper_figures.json, or "" if the paper has no such row.
         baseline: the row of the same table that it is compared with, or "".
         epochs: number of epochs on COCO.
         overrides: key=value for both configs.
-        toy_overrides: further key=value for the config of the generated set; they win over `overrides`.
+        toy_overrides: further key=value for `toy_config`; they win over `overrides`.
         trained_as: the row of the same table whose weights this row evaluates with its own overrides; "" trains.
         note: for the reader of the report: why there is no figure, or in what the row differs from the paper's row.
     """
@@ -49,26 +49,30 @@ class Row:
     note: str = ""
 
     def config_for(self, data: str) -> str:
-        """The config for "coco" or "toy"."""
-        return self.toy_config if data == "toy" else self.config
+        """The config for "coco", "toy" or "own"."""
+        return self.config if data == "coco" else self.toy_config
 
     def overrides_for(self, data: str) -> tuple[str, ...]:
-        """The changes to the config for "coco" or "toy"."""
-        return (*self.overrides, *self.toy_overrides) if data == "toy" else self.overrides
+        """The changes to the config for "coco", "toy" or "own"."""
+        return self.overrides if data == "coco" else (*self.overrides, *self.toy_overrides)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper, by the paper's name in paper_figures.json and the table's name, such as "4a"."""
+    """Rows of a table of a paper: the paper's name in paper_figures.json, and the table's name, such as "4a".
+
+    `asks` is the question that these rows answer, if they are a part of the table (`questions`).
+    """
 
     paper: str
     name: str
     rows: tuple[Row, ...]
+    asks: str = ""
 
     @property
     def title(self) -> str:
         """The table's name in reports."""
-        return f"Table {self.name} of {self.paper}"
+        return f"Table {self.name} of {self.paper}" + f": {self.asks}" * bool(self.asks)
 
     def published(self, row: Row) -> dict[str, Any]:
         """The paper's figures for a row by their names, such as AP; empty if there are none."""

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,11 @@ from crossstage.engine.output import held
 from crossstage.engine.provenance import commit_name, device_name
 from crossstage.errors import InputError
 from crossstage.reproduction import report
+from crossstage.reproduction.convergence import write_curves
+from crossstage.reproduction.merge import merge
 from crossstage.reproduction.process import Ended, run_child
+from crossstage.reproduction.questions import EVALUATIONS, ROOT, SEEDS, question_of
+from crossstage.reproduction.questions import GENERATED as QUESTION_DATA
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line
 from crossstage.reproduction.tables import table_of
@@ -42,15 +47,20 @@ def run_table(args: argparse.Namespace, again: str) -> int:
         InputError: before anything starts.
     """
     request, asked = request_of(args)
+    if not args.dry_run:
+        for folder in args.merge:
+            merge(Path(folder).expanduser(), request)
     planned = plan(request, asked)
     # One seed of all rows is run before the next seed, and the trainings before the evaluations of their weights.
     runs = [run for row in asked for run in planned[row.name]]
     runs.sort(key=lambda run: (run.seed, run.weights is not None))
     absent = not request.root.exists() or (request.root.is_dir() and not any(request.root.iterdir()))
-    generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *GENERATED]
+    generated = QUESTION_DATA if args.question else GENERATED
+    generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *generated]
     if args.dry_run:
         if absent:
-            print(command_line(generation) if request.data == "toy" else f"# there is no dataset at {request.root}")
+            is_ours = request.data == "toy"
+            print(command_line(generation) if is_ours else f"# there is no dataset at {request.root}")
         for run in runs:
             print(f"# {run.row.name}, seed {run.seed}; AP in the paper: {request.table.published_ap(run.row)}")
             print(("# finished: " if run.is_finished() else "") + command_line(run.command(request.gpus)))
@@ -64,32 +74,75 @@ def run_table(args: argparse.Namespace, again: str) -> int:
             raise InputError(f"--root {request.root}: could not be written: {ended.error}")
     if not stopped:
         stopped = run_all(request, planned, runs)
+    if args.curves:
+        write_curves(request, planned)
     return conclude(request, planned, asked, stopped=stopped, again=again)
 
 
 def request_of(args: argparse.Namespace) -> tuple[Request, tuple[Row, ...]]:
     """The request and the chosen rows. Raises InputError for an unknown row or an impossible number."""
-    table = table_of(args.paper, args.table)
+    question = question_of(args.question) if args.question else None
+    if question is not None and (args.paper or args.data):
+        raise InputError("--question: has a paper and data of its own; leave --paper and --data out")
+    paper = args.paper or "stageinteractor"
+    table = question.as_table() if question else table_of(paper, args.table)
+    data = question.data if question else args.data or "toy"
+    if data == "own" and not args.root:
+        raise InputError("--root: expected the folder of your data, as dataloader.data takes it")
     # argparse also puts the overrides that follow --rows into its list.
-    overrides = [*(name for name in args.rows if "=" in name), *args.opts]
+    overrides = (*(name for name in args.rows if "=" in name), *args.opts)
     if stray := [text for text in args.opts if "=" not in text and not text.startswith("~")]:
         raise InputError(f"{stray[0]}: expected key=value; rows are named by --rows {stray[0]}")
     asked = table.chosen([name for name in args.rows if "=" not in name])
-    for option, value in (("--seeds", args.seeds), ("--num-gpus", args.num_gpus)):
+    check_given(overrides)
+    seeds, evaluations = (SEEDS, EVALUATIONS) if question else (1, 1)
+    request = Request(
+        table,
+        data,
+        Path(args.root or (ROOT if question else ROOTS[data])).expanduser(),
+        Path(args.output or f"output/{f'questions/{args.question}' if question else f'{paper}/table{args.table}'}"),
+        scale_of(args.epochs_scale),
+        seeds if args.seeds is None else args.seeds,
+        args.num_gpus,
+        overrides,
+        evaluations if args.evaluations is None else args.evaluations,
+        args.last,
+    )
+    check_numbers(request)
+    return replace(request, output=request.output.expanduser()), asked
+
+
+def check_given(overrides: Sequence[str]) -> None:
+    """Raise InputError for an override of a key that the request sets."""
+    for text in overrides:
+        if text.lstrip("+~").startswith(("train.output_dir", "dataloader.root", "dataloader.data=", "train.seed")):
+            raise InputError(f"{text}: given by --output, --root and --seeds here")
+
+
+def check_numbers(request: Request) -> None:
+    """Raise InputError for an impossible number."""
+    numbers = {
+        "--seeds": request.seeds,
+        "--num-gpus": request.gpus,
+        "--evaluations": request.evaluations,
+        "--last": request.last,
+    }
+    for option, value in numbers.items():
         if value < 1:
             raise InputError(f"{option} {value}: expected at least 1")
-    for text in overrides:
-        if text.lstrip("+~").startswith(("train.output_dir", "dataloader.root", "train.seed")):
-            raise InputError(f"{text}: given by --output, --root and --seeds here")
+    if request.last > request.evaluations:
+        raise InputError(f"--last {request.last}: expected at most --evaluations, which is {request.evaluations}")
+
+
+def scale_of(text: str) -> float:
+    """The factor of --epochs-scale. Raises InputError unless it is a number above 0 or the name of one."""
     try:
-        scale = SCALES.get(args.epochs_scale) or float(args.epochs_scale)
+        scale = SCALES.get(text) or float(text)
     except ValueError:
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise InputError(f"--epochs-scale {args.epochs_scale}: expected a number above 0, or {', '.join(SCALES)}")
-    root = Path(args.root or ROOTS[args.data]).expanduser()
-    output = Path(args.output or f"output/{args.paper}/table{args.table}").expanduser()
-    return Request(table, args.data, root, output, scale, args.seeds, args.num_gpus, tuple(overrides)), asked
+        raise InputError(f"--epochs-scale {text}: expected a number above 0, or {', '.join(SCALES)}")
+    return scale
 
 
 def plan(request: Request, asked: Sequence[Row]) -> dict[str, list[Run]]:
@@ -121,7 +174,8 @@ def run_all(request: Request, planned: report.Planned, runs: Sequence[Run]) -> i
     Raises:
         InputError: unless the dataset has both annotation files of COCO's layout.
     """
-    if missing := [name for name in ANNOTATIONS if not (request.root / name).is_file()]:
+    names = () if request.data == "own" else ANNOTATIONS  # the training finds the files of one's own data
+    if missing := [name for name in names if not (request.root / name).is_file()]:
         raise InputError(f"--root {request.root}: has no {', '.join(missing)}; expected a dataset in COCO's layout")
     for number, run in enumerate(runs, start=1):
         name = f"[{number}/{len(runs)}] {run.row.name}, seed {run.seed}"

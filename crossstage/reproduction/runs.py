@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from crossstage.reproduction.rows import Row, Table
 
 PROGRAM = ("-m", "crossstage")
 FINAL, RESULTS = "model_final.pth", "results.json"
+SCORES = ("AP", "AP50")
+DATA_FOLDERS = ("dataloader.root", "dataloader.data")
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Request:
 
     Attributes:
         table: the table.
-        data: "toy" (generated images) or "coco".
+        data: "toy" (generated images), "coco", or "own" (any folder that dataloader.data takes).
         root: folder of the data.
         output: folder for runs and reports.
         scale: a factor on all iterations.
         seeds: number of runs per row, with seeds 0 to seeds - 1.
         gpus: processes per run.
         overrides: key=value for every run.
+        evaluations: number of evaluations of a training, evenly spread, the last one at its end.
+        last: a run's score is the mean of so many of its last evaluations.
     """
 
     table: Table
@@ -52,6 +57,8 @@ class Request:
     seeds: int = 1
     gpus: int = 1
     overrides: tuple[str, ...] = ()
+    evaluations: int = 1
+    last: int = 1
 
     @property
     def folder(self) -> Path:
@@ -61,13 +68,13 @@ class Request:
     def runs(self, row: Row) -> list[Run]:
         """One run per seed. Raises InputError if the row's config does not load or an override does not fit."""
         config, changes = row.config_for(self.data), row.overrides_for(self.data)
-        times = self.table.length(row) if self.data == "toy" else 1.0
+        times = 1.0 if self.data == "coco" else self.table.length(row)
         iterations = max(1, round(_changed(config, changes).train.max_iter * times * self.scale))
         changes += (
-            f"dataloader.root={self.root}",
+            f"dataloader.{'data' if self.data == 'own' else 'root'}={self.root}",
             f"train.max_iter={iterations}",
-            "train.eval_period=0",
-            f"train.checkpointer.period={200 if self.data == 'toy' else 2500}",
+            f"train.eval_period={0 if self.evaluations == 1 else math.ceil(iterations / self.evaluations)}",
+            f"train.checkpointer.period={2500 if self.data == 'coco' else 200}",
             "train.checkpointer.max_to_keep=2",
             *self.overrides,
         )
@@ -101,7 +108,9 @@ class Run:
         """Everything that determines the run's weights: all values of its config, but not the number of GPUs."""
         values = yaml_form.encode(_changed(self.config, self.overrides))[0]
         settings = {"--config-file": self.config, **_flat(values)}
-        settings["dataloader.root"] = os.path.abspath(settings["dataloader.root"])
+        for key in DATA_FOLDERS:
+            if isinstance(settings.get(key), str):
+                settings[key] = os.path.abspath(settings[key])
         del settings["train.output_dir"], settings["train.query_metrics.enabled"]
         return settings
 
@@ -169,10 +178,24 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror}); choose another --output") from error
 
-    def scores(self) -> dict[str, float]:
-        """AP and AP50 of a finished run, in percent. Raises InputError if one of them is not a number."""
-        results = read_object(path := self.folder / RESULTS).get("bbox", {})
-        found = {name: float(results.get(name, math.nan)) for name in ("AP", "AP50")}
+    def scores(self, *, last: int = 1) -> dict[str, float]:
+        """AP and AP50 of a finished run, in percent; those of averaged weights if there are any.
+
+        Args:
+            last: the mean of so many of the last evaluations.
+
+        Raises:
+            InputError: if one of them is not a number, or if there are fewer evaluations.
+        """
+        results = read_object(path := self.folder / RESULTS)
+        task = "ema_bbox" if "ema_bbox" in results else "bbox"
+        if last == 1:
+            found = {name: float(results.get(task, {}).get(name, math.nan)) for name in SCORES}
+        else:
+            evaluations = self.evaluations()[-last:]
+            if len(evaluations) < last:
+                raise InputError(f"{path.parent}: has {len(evaluations)} evaluations; expected --last {last} or more")
+            found = {name: statistics.fmean(row[name] for row in evaluations) for name in SCORES}
         if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             raise InputError(f"{path}: bbox has no {' and '.join(bad)}; does the dataset have objects to evaluate on?")
         return found
@@ -181,6 +204,16 @@ class Run:
         """What `train.query_metrics` counted at the end of a finished run; empty if it was not enabled."""
         found = read_object(self.folder / RESULTS).get("queries", {})
         return {name: float(value) for name, value in found.items() if value is not None}
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """The `iteration`, AP and AP50 of each evaluation of a training, from metrics.json."""
+        found = []
+        for row in MetricsFile(self.folder / "metrics.json").read():
+            task = "ema_bbox" if "ema_bbox/AP" in row else "bbox"
+            if f"{task}/AP" in row:
+                scores = {name: float(row.get(f"{task}/{name}", math.nan)) for name in SCORES}
+                found.append({"iteration": row["iteration"], **scores})
+        return found
 
     def training_seconds(self) -> float:
         """Time of optimizer steps and of waiting for data, over all starts: logged medians times iterations."""

@@ -36,7 +36,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
         *("accumulation", "config", "checkpoints", "data", "evaluation", "processes", "random_state", "visualize"),
     },
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
-    "reproduction": {*FLOOR, "config", "checkpoints", "engine"},
+    "reproduction": {*FLOOR, "config", "checkpoints", "engine", "inspection"},
     "inference": {*FLOOR, "config", "data", "checkpoints"},
     "inspection": {*FLOOR, "layers", "data", "modeling", "evaluation", "engine", "visualize"},
     "__main__.py": {"cli"},

@@ -17,7 +17,10 @@ from crossstage.config import find_config
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.errors import InputError
 from crossstage.reproduction import report, runs
-from crossstage.reproduction.intervals import mean_of_seeds
+from crossstage.reproduction.convergence import points_of, write_curves
+from crossstage.reproduction.intervals import mean_of_seeds, paired_tests
+from crossstage.reproduction.merge import merge
+from crossstage.reproduction.questions import QUESTIONS
 from crossstage.reproduction.rows import Row, Table
 from crossstage.reproduction.runs import Request
 from crossstage.reproduction.tables import PAPERS, table_of
@@ -144,6 +147,19 @@ def test_intervals_against_hand_computed_ones(values, text, half_width):
     assert estimate.half_width == (None if half_width is None else pytest.approx(half_width, rel=1e-13))
 
 
+def test_paired_tests_against_hand_computed_p_values():
+    """The published differences of the small DINO: above 0 in 5 of 5, the smallest p that five seeds can give."""
+    found = paired_tests(dict(enumerate([3.3, 2.9, 20.7, 3.5, 3.1])))
+    assert (found.better, found.sign, found.permutation) == (5, 0.0625, 0.0625)
+    low, high = found.bootstrap
+    assert 2.9 <= low < 6.7 < high <= 20.7 and high - 6.7 > 6.7 - low  # BCa follows the skew; Student's t cannot
+    mixed = paired_tests({0: 1.0, 1: 2.0, 2: 3.0, 3: -6.0})
+    assert (mixed.better, mixed.sign, mixed.permutation) == (3, 0.625, 1.0) and mixed.bootstrap is None  # mean 0
+    same = paired_tests(dict.fromkeys(range(5), 0.0))
+    assert (same.sign, same.permutation, same.bootstrap) == (1.0, 1.0, (0.0, 0.0))
+    assert paired_tests({3: 1.0}) is None
+
+
 def test_length_and_choice_of_rows():
     table = table_of("stageinteractor", "4")
     lengths = {row.name: table.length(row) for row in table.rows}
@@ -191,6 +207,79 @@ def test_runs_with_other_settings_do_not_count():
     plain, rule, *_ = reports_of(request)
     assert plain.ap is None and "train.max_iter=6 (asked: 12)" in plain.missing
     assert rule.ap.mean == 12 and rule.ap.half_width is None and rule.delta is None
+
+
+def test_a_score_is_the_mean_of_the_last_evaluations_of_averaged_weights_where_there_are_any():
+    request = request_of(evaluations=4, last=2, seeds=2)
+    finish(request, 0, [30.0, 40.0])
+    first, second = request.runs(ROWS[0])
+    assert first.settings["train.eval_period"] == 3  # of 12 iterations
+    for run, task in ((first, "bbox"), (second, "ema_bbox")):
+        rows = [{"iteration": at, f"{task}/AP": at, f"{task}/AP50": 2 * at, "time": 1.0} for at in (3, 6, 9, 12)]
+        rows = [{**row, "bbox/AP": row.get("bbox/AP", 99)} for row in rows]
+        (run.folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain, *_ = reports_of(request)
+    assert plain.ap.mean == 10.5 and plain.ap50.mean == 21
+    assert "mean of its last 2 evaluations" in (request.folder / "report.md").read_text()
+    points = points_of([first, second])
+    assert [(point.iteration, point.ap.mean, point.ap.count) for point in points] == [
+        (at, at, 2) for at in (3, 6, 9, 12)
+    ]
+    (second.folder / "metrics.json").write_text(json.dumps({"iteration": 12, "bbox/AP": 1, "bbox/AP50": 1}) + "\n")
+    assert "has 1 evaluations; expected --last 2 or more" in reports_of(request)[0].missing
+
+
+def test_finished_runs_of_another_folder_are_taken_over(tmp_path, capsys):
+    there, here = request_of(seeds=2), replace(request_of(seeds=2), output=Path("here"), root=Path("elsewhere"))
+    finish(there, 0, [11.0, 12.0])
+    finish(replace(there, seeds=1), 1, [21.0])
+    begun = here.runs(ROWS[1])[0]
+    begun.note_start(command=["x"], commit="c0ffee", device="CPU")
+    (begun.folder / "last_checkpoint").write_text("model_0000003.pth")
+    merge(there.folder, here)
+    plain, rule, *_ = reports_of(here)
+    assert plain.ap.mean == 11.5 and rule.ap is None  # a run that was begun here stays
+    assert [start["commit"] for start in plain.runs[0].starts] == ["c0ffee"]
+    assert "not copied, because here/toy/rule/seed0 holds this run" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"plain/seed0: holds a run with other settings: model.noise="):
+        merge(there.folder, replace(here, output=Path("third"), overrides=("model.noise=7",)))
+    with pytest.raises(InputError, match=r"--merge here/coco: has no finished run of this table"):
+        merge(Path("here/coco"), here)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_has_rows_of_one_table_and_its_baseline_first(name):
+    question = QUESTIONS[name]
+    rows = question.as_table().rows
+    assert tuple(row.name for row in rows) == question.rows
+    assert [row.baseline for row in rows] == ["", *[rows[0].name] * (len(rows) - 1)]
+    assert not any(row.trained_as for row in rows)
+    values = "".join(rows[-1].overrides_for("own"))
+    assert "train.max_iter=" in values and "optimizer.lr=" in values and "model_ema.enabled=true" in values
+
+
+def test_a_question_prints_its_commands_with_the_folder_of_ones_own_data(capsys):
+    arguments = ["--question", "dino_pictures", "--rows", "dino_12ep_csla", "--resume", "--dry-run", "--output", "out"]
+    assert reproduce.main(arguments) == 2
+    assert "--root: expected the folder of your data" in capsys.readouterr().err
+    Path("cells").mkdir()
+    Path("cells/picture.jpg").touch()
+    assert reproduce.main([*arguments, "--root", "cells", "--epochs-scale", "10"]) == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert len(commands) == 5 and "dataloader.data=cells" in commands[0]
+    assert {"train.max_iter=12000", "train.eval_period=2400", "train.seed=4"} <= {*commands[-1]}
+    assert not any(text.startswith("dataloader.root") for text in commands[0])
+
+
+def test_curves_are_drawn_over_seeds(tool):
+    assert tool("--rows", "plain", "--seeds", "2", "--curves") == 0
+    assert not Path("out/toy/curves.json").exists()  # this program writes no metrics.json
+    request = request_of(seeds=2)
+    finish(request, 0, [30.0, 40.0])
+    write_curves(request, {"plain": request.runs(ROWS[0])})
+    (point,) = json.loads(Path("out/toy/curves.json").read_text())["rows"]["plain"]
+    assert point["ap"]["mean"] == 35 and point["ap"]["count"] == 2 and point["iteration"] == 30
+    assert Path("out/toy/curves.png").stat().st_size and Path("out/toy/curves.pdf").stat().st_size
 
 
 def test_a_run_does_not_count_once_its_config_file_says_something_else(monkeypatch, tmp_path):
@@ -283,6 +372,8 @@ def test_two_tools_do_not_train_in_one_folder(tool, capfd):
     [
         (["--rows", "plan"], "--rows plan: the table has no such row. Did you mean plain?"),
         (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--last", "2"], "--last 2: expected at most --evaluations, which is 1"),
+        (["--merge", "absent"], "--merge absent: has no finished run of this table"),
         (["--epochs-scale", "nan"], "--epochs-scale nan: expected a number above 0, or small"),
         (["--epochs-scale", "tiny"], "--epochs-scale tiny: expected a number above 0, or small"),
         (["--data", "coco", "--root", "absent"], "--root absent: has no annotations/instances_train2017.json"),

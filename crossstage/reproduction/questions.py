@@ -1,0 +1,121 @@
+"""The questions of docs/results.md: rows of a paper's table with a recipe at which a small model is trained out.
+
+`crossstage reproduce --question NAME` answers one. The recipe was chosen for the baseline alone, and all rows of the
+question get it; docs/results.md says how. Rows are named as in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from crossstage.config.names import suggestion
+from crossstage.errors import InputError
+from crossstage.reproduction.rows import Table
+from crossstage.reproduction.tables import table_of
+
+SEEDS, EVALUATIONS = 5, 5
+ROOT = "datasets/toy_easy_1000"
+GENERATED = ("--train", "1200", "--val", "1000", "--seed", "0", "--preset", "easy")
+"""As the data set of the quickstart, with five times as many pictures to evaluate on."""
+
+AVERAGED = (
+    "train.model_ema.enabled=true",
+    "train.model_ema.decay=0.99",
+    "train.model_ema.use_ema_weights_for_eval_only=true",
+)
+PLAIN, CSLA, BOTH = "dino_12ep", "dino_12ep_csla", "dino_12ep_csla_dca"
+MIXERS = ("adamixer", "grouped_sampler", "csla", "reuse", "both")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Rows to compare, and how they are trained.
+
+    Attributes:
+        asks: the question in words.
+        paper: the paper's name in paper_figures.json.
+        table: the table's name.
+        rows: names of its rows; the first one is the baseline.
+        recipe: key=value for the configs of all rows.
+        data: "toy" for the generated set, or "own" for a folder that --root gives.
+    """
+
+    asks: str
+    paper: str
+    table: str
+    rows: tuple[str, ...]
+    recipe: tuple[str, ...]
+    data: str = "toy"
+
+    def as_table(self) -> Table:
+        """The rows with the recipe."""
+        table = table_of(self.paper, self.table)
+        rows = {row.name: row for row in table.rows}
+        chosen = [rows[name] for name in self.rows]
+        recipe = (*self.recipe, *AVERAGED)
+        return replace(
+            table, asks=self.asks, rows=tuple(replace(row, toy_overrides=row.toy_overrides + recipe) for row in chosen)
+        )
+
+
+def _recipe(rate: str, iterations: int) -> tuple[str, ...]:
+    return f"optimizer.lr={rate}", f"train.max_iter={iterations}"
+
+
+# The pictures of blood cells have 640 x 480 pixels; a batch has half as many as on the generated set.
+_BCCD = ("dataloader.image_size=320", "dataloader.train.total_batch_size=4")
+DEFORMABLE, H_DETR = "deformable_detr_50ep", "h_detr_12ep"
+
+QUESTIONS = {
+    "dino": Question(
+        "CSLA and DCA on the small DINO", "stageinteractor", "4", (PLAIN, CSLA, BOTH), _recipe("1e-3", 2400)
+    ),
+    "deformable_detr": Question(
+        "CSLA on the small two-stage Deformable-DETR",
+        "stageinteractor",
+        "4",
+        (DEFORMABLE, f"{DEFORMABLE}_csla"),
+        _recipe("1e-3", 2400),
+    ),
+    "h_detr": Question(
+        "CSLA on the small H-DETR", "stageinteractor", "4", (H_DETR, f"{H_DETR}_csla"), _recipe("1e-3", 2400)
+    ),
+    "stage_interactor": Question(
+        "CSLA and reuse over the small AdaMixer", "stageinteractor", "6", MIXERS, _recipe("5e-4", 2400)
+    ),
+    "deqdet": Question(
+        "the small DEQDet against AdaMixer", "deqdet", "2", ("adamixer", "deqdet_nf25"), _recipe("5e-4", 1600)
+    ),
+    "paq": Question(
+        "pattern queries and quality-aware matching on the small DINO",
+        "paq_detr",
+        "6",
+        ("neither", "patterns", "quality", "both"),
+        _recipe("1e-3", 2400),
+    ),
+    "dino_pictures": Question(
+        "CSLA and DCA on the small DINO, on pictures",
+        "stageinteractor",
+        "4",
+        (PLAIN, CSLA, BOTH),
+        (*_recipe("1e-3", 1200), *_BCCD),
+        "own",
+    ),
+    "stage_interactor_pictures": Question(
+        "CSLA and reuse over the small AdaMixer, on pictures",
+        "stageinteractor",
+        "6",
+        MIXERS,
+        (*_recipe("5e-4", 1200), *_BCCD),
+        "own",
+    ),
+}
+
+
+def question_of(name: str) -> Question:
+    """A question by its name. Raises InputError for an unknown name; the message lists all."""
+    if name not in QUESTIONS:
+        raise InputError(
+            f"--question {name}: no such question.{suggestion(name, list(QUESTIONS))} There are: {', '.join(QUESTIONS)}"
+        )
+    return QUESTIONS[name]
