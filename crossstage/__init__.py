@@ -10,6 +10,7 @@
 - `checkpoints`: weights in files: reading, renaming, writing
 - `engine`: training runs
 - `evaluation`: COCO's metrics and the cost of a model
+- `deployment`: detectors in files that other runtimes execute
 - `fonts`: fonts for texts in any script
 - `inspection`: figures of what a trained detector does
 - `visualize`: pictures of boxes

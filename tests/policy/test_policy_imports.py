@@ -36,11 +36,12 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
     "reproduction": {*FLOOR, "config", "checkpoints", "engine"},
     "inspection": {*FLOOR, "layers", "data", "modeling", "evaluation", "engine", "visualize"},
+    "deployment": {*FLOOR, "modeling"},
     "__main__.py": {"cli"},
     "cli": {
         *FLOOR,
         *("config", "data", "checkpoints", "modeling", "visualize", "evaluation", "engine", "reproduction"),
-        "inspection",
+        *("inspection", "deployment"),
     },
 }
 
