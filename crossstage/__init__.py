@@ -12,6 +12,7 @@
 - `checkpoints`: weights in files: reading, renaming, writing
 - `engine`: training runs
 - `evaluation`: COCO's metrics and the cost of a model
+- `deployment`: detectors in files that other runtimes execute
 - `fonts`: fonts for texts in any script
 - `inference`: a trained detector in use, from Python (`crossstage.load`)
 - `inspection`: figures of what a trained detector does

@@ -8,6 +8,8 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `export`: the command line of `exporting`
+- `exporting`: write a detector as ONNX or torch's own format, and compare the file with it
 - `thresholds`: the least score of a detection, for all classes or by class
 - `picture_files`: the images that a command is given, and the pictures that it writes
 - `inspect`: the command line of `inspection`
@@ -38,6 +40,7 @@ COMMANDS = {
     "train": "train a detector from its config, or continue after an interruption",
     "evaluate": "measure a checkpoint on the config's test set",
     "predict": "draw what a detector finds in images",
+    "export": "write a detector as an ONNX or torch.export file, and check the file",
     "inspect": "show what a trained detector does: steps, queries, assignments, sampling points, features",
     "convert": "rename a checkpoint's parameters for another library, or cut it to fewer classes",
     "push": "upload a trained model to the Hugging Face hub, with a model card",

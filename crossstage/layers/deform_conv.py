@@ -3,8 +3,8 @@
 Each tap of the kernel reads at a learned offset, and its sample is multiplied by a learned mask. Parameters and the
 order of the predicted channels are those of mmdetection's DCNv2, so that its weights load: `weight`, `bias`, and
 `conv_offset`, which predicts (y, x) of each tap first and then the mask logit of each tap. torchvision's compiled
-operator is used if it can be loaded. Otherwise (see `crossstage/torchvision_on_cpu.py`) plain PyTorch computes the
-same sum; this is slower and stores all samples in memory.
+operator is used if it can be loaded. Otherwise (see `crossstage/torchvision_on_cpu.py`), and in a graph that is
+exported, plain PyTorch computes the same sum; this is slower and stores all samples in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.layers.deformable import deformable_sampling
+from crossstage.layers.ops.exporting import exporting
 from crossstage.structures import Levels
 
 
@@ -97,7 +98,7 @@ def modulated_deform_conv2d(
     Returns:
         [B, C', H', W'].
     """
-    if hasattr(torch.ops.torchvision, "deform_conv2d"):
+    if hasattr(torch.ops.torchvision, "deform_conv2d") and not exporting():
         bias = weight.new_zeros(len(weight)) if bias is None else bias
         twice = [geometry[name] for name in ("stride", "padding", "dilation") for _ in range(2)]  # vertical, horizontal
         operator = torch.ops.torchvision.deform_conv2d

@@ -39,11 +39,12 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "reproduction": {*FLOOR, "config", "checkpoints", "engine", "inspection"},
     "inference": {*FLOOR, "config", "data", "checkpoints"},
     "inspection": {*FLOOR, "layers", "data", "modeling", "evaluation", "engine", "visualize"},
+    "deployment": {*FLOOR, "modeling"},
     "__main__.py": {"cli"},
     "cli": {
         *FLOOR,
         *("config", "data", "checkpoints", "modeling", "visualize", "evaluation", "engine", "reproduction"),
-        *("inference", "inspection"),
+        *("inference", "inspection", "deployment"),
     },
 }
 

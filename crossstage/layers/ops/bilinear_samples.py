@@ -3,7 +3,8 @@
 Two forms compute the same values. On a CUDA device with Triton it is the kernel pair of `bilinear_triton.py`, which
 reads the values in their own dtype. Everywhere else it is `weighted_rows`: the cells around each sample are rows of
 the flattened values, so that no feature map is permuted or copied and no sampled value is stored.
-`python -m benchmarks attention` and `stage_interactor` show the speed on a CPU, `benchmarks/gpu/check.py` on a GPU.
+A graph that is exported has the second form,
+because other runtimes do not have the kernels. `python -m benchmarks attention` and `stage_interactor` show the speed on a CPU, `benchmarks/gpu/check.py` on a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from crossstage.layers.ops.exporting import exporting
 from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels
 
@@ -131,6 +133,7 @@ def _on_kernel(values: Tensor) -> bool:
         and values.shape[-1] <= WIDEST
         and _has_triton()
         and not torch.are_deterministic_algorithms_enabled()
+        and not exporting()
     )
 
 

@@ -6,6 +6,9 @@ with a sparse matrix S [Q, R], which holds each bag's weights in the columns of 
 gradient is S^T @ grad, and the weights' gradient is grad @ table^T, computed at the entries of S only.
 `python -m benchmarks attention` and `stage_interactor` show the speed.
 
+In a graph that is exported the sums are a gather and a product of small matrices. ONNX has no `embedding_bag`: its
+exporter writes a loop over the bags, several times slower than eager, which TensorRT refuses.
+
 S^T @ grad is scipy's, because torch's own product with a transposed sparse matrix is several times slower. No other
 file of `layers` needs a package other than torch; the library needs scipy in any case, for its matcher.
 """
@@ -24,14 +27,15 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 
+from crossstage.layers.ops.exporting import exporting
 from crossstage.layers.ops.shared_gradient import parts_of_this_pass
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor, *, shared: Node | None = None) -> Tensor:
     """Sum P weighted rows of the table in each of Q bags.
 
-    On a CPU, float32 and float64 have a backward of their own. All other cases, and graphs that are compiled or
-    exported, use torch's `embedding_bag`. Second derivatives do not exist in either case.
+    On a CPU, float32 and float64 have a backward of their own. All other cases, and graphs that are compiled, use
+    torch's `embedding_bag`. Second derivatives do not exist in either case. A graph that is exported gathers the rows.
 
     Args:
         table: [R, D] floats.
@@ -42,6 +46,8 @@ def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor, *, shared: Node 
     Returns:
         [Q, D], the sum over p of weights[q, p] * table[rows[q, p]].
     """
+    if exporting():
+        return _gathered_sums(table, rows, weights)
     needs_gradient = torch.is_grad_enabled() and (table.requires_grad or weights.requires_grad)
     on_cpu = table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
     # torch's sparse products hold at most as many entries as the dense matrix [Q, R].
@@ -53,6 +59,12 @@ def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor, *, shared: Node 
 
 def _sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+
+def _gathered_sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """As `_sums`, by operations that every runtime has. All Q * P rows are in memory at once."""
+    gathered = table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
+    return (weights[:, None] @ gathered).squeeze(1)
 
 
 class _Sums(torch.autograd.Function):

@@ -59,8 +59,8 @@ class AnchorQueries(nn.Module):
         references = anchors.repeat(self.num_patterns, 1) if self.num_patterns else anchors[:count]
         content = self._content(memory, count)
         return Queries(
-            content=content.values.expand(len(memory.tokens), -1, -1),
-            references=references.expand(len(memory.tokens), -1, -1),
+            content=content.values.expand(memory.tokens.shape[0], -1, -1),
+            references=references.expand(memory.tokens.shape[0], -1, -1),
             groups=(QueryGroup("matching", count),),
             losses=content.losses,
         )

@@ -33,9 +33,9 @@ class BoxQueries(nn.Module):
     def forward(self, memory: Memory, count: int) -> Queries:
         """Content [B, count, C], each query normalised on its own, and boxes [B, count, 4]."""
         content = self.content(memory, count)
-        boxes = self.boxes[:count].to(memory.image_sizes.dtype).expand(len(memory.tokens), -1, -1)
+        boxes = self.boxes[:count].to(memory.image_sizes.dtype).expand(memory.tokens.shape[0], -1, -1)
         return Queries(
-            content=F.layer_norm(content.values, content.values.shape[2:]).expand(len(boxes), -1, -1),
+            content=F.layer_norm(content.values, content.values.shape[2:]).expand(boxes.shape[0], -1, -1),
             references=boxes,
             groups=(QueryGroup("matching", count),),
             losses=content.losses,

@@ -29,7 +29,7 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: Memory, count: int) -> Queries:
         """Content and positions [B, count, C], points [B, count, 2]."""
-        learned = self.embedding.weight[:count].expand(len(memory.tokens), -1, -1)
+        learned = self.embedding.weight[:count].expand(memory.tokens.shape[0], -1, -1)
         losses = None
         if self.content is None:
             positions, values = learned.chunk(2, dim=-1)

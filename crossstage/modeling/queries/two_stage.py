@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crossstage.layers.boxes import refine_boxes
 from crossstage.layers.mlp import xavier_uniform_matrices_
@@ -32,8 +33,11 @@ def best_tokens(scores: Tensor, usable: Tensor, count: int) -> Tensor:
     Where an image has fewer, its list starts again from the best: padding never becomes a query, and the number of
     queries depends neither on the image's size nor on its neighbours in the batch.
     """
-    ranked = scores.masked_fill(~usable, -torch.inf).topk(min(count, scores.shape[1]), dim=1).indices
-    available = usable.sum(dim=1, keepdim=True).clamp(min=1, max=ranked.shape[1])
+    # Filled up to at least `count`, so that an exported graph need not compare it with a number of tokens. What is
+    # filled up ranks below the tokens that are not usable, and is never chosen.
+    ranking = scores.masked_fill(~usable, torch.finfo(scores.dtype).min)
+    ranked = F.pad(ranking, (0, count), value=-torch.inf).topk(count, dim=1).indices
+    available = usable.sum(dim=1, keepdim=True).clamp(min=1, max=count)
     return ranked.gather(1, torch.arange(count, device=scores.device) % available)
 
 
@@ -75,7 +79,7 @@ class TwoStageQueries(nn.Module):
         proposals = self.propose(memory, count)
         content = self.content(memory, count)
         return Queries(
-            content=content.values.expand(len(memory.tokens), -1, -1),
+            content=content.values.expand(memory.tokens.shape[0], -1, -1),
             references=proposals.outputs.boxes[0].detach(),
             groups=(QueryGroup("matching", count),),
             proposals=proposals,

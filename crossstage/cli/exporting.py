@@ -1,0 +1,161 @@
+"""The work of `crossstage export`: builds the model, writes the file, and compares both. Read `export` first."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crossstage.checkpoints.load import local_path
+from crossstage.cli.picture_files import find_images
+from crossstage.cli.prediction import Detector, Work, load_detector, read_samples, settle_classes
+from crossstage.config import LazyConfig, find_config
+from crossstage.config.yaml_form import dump, encode
+from crossstage.deployment.agreement import LIMITS, Agreement, check, compared
+from crossstage.deployment.exported_detector import ExportedDetector
+from crossstage.deployment.facts import Facts, digest, resize_rule
+from crossstage.deployment.load import Detecting, loaded
+from crossstage.deployment.write import FORMATS, Shape, require_onnx, write
+from crossstage.engine.log import RunLog
+from crossstage.errors import InputError
+
+SIZES = ((256, 320), (352, 288))  # of generated pictures, where the size is dynamic: (height, width)
+BATCHES = (2, 1)  # where the batch is dynamic
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do everything from the command line to the checked file. Raises InputError if the file is not right."""
+    with RunLog():
+        if args.rounds < 1:
+            raise InputError(f"--rounds {args.rounds}: expected at least 1")
+        if args.format == "onnx":
+            require_onnx()
+        shape = Shape(size=size_of(args.size), batch=batch_of(args.batch))
+        file = output_file(args)
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
+        truth = settle_classes(cfg, args, Work(0))
+        detector = load_detector(cfg, args, truth, torch.device("cpu"))
+        facts = Facts(
+            class_names=detector.class_names,
+            resize=resize_rule(detector.transform),
+            config=dump(encode(cfg)[0]),
+            weights=Path(args.weights).name,
+            weights_sha256=digest(local_path(args.weights)),
+            precision="float16" if args.fp16 else "float32",
+        )
+        model = ExportedDetector(detector.model, half=args.fp16)
+        write(model, file, form=args.format, shape=shape, facts=facts)
+        print(f"{file}: {args.format}, {facts.precision}, {shape}, {file.stat().st_size / 1e6:.1f} MB")
+        checked(ExportedDetector(detector.model), file, pictures(args, shape, detector), args, facts.precision)
+
+
+def checked(
+    model: ExportedDetector, file: Path, batches: Sequence[Tensor], args: argparse.Namespace, precision: str
+) -> list[Agreement]:
+    """Compare the file with the model in float32 on every batch, print it, and remove the file if it is not right."""
+    limits = LIMITS[precision]
+    try:
+        with one_thread():
+            detect, _ = loaded(file, form=args.format)
+            found = []
+            for pixels in batches:
+                found.append(compared(eager(model), detect, pixels, limits=limits, rounds=args.rounds))
+                print(f"  {found[-1]}")
+        check(found, limits, str(file))
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    return found
+
+
+def eager(model: ExportedDetector) -> Detecting:
+    """The model as a function that keeps no gradients."""
+
+    @torch.no_grad()
+    def detect(pixels: Tensor) -> tuple[Tensor, ...]:
+        return model(pixels)
+
+    return detect
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes with one thread, as the session of onnxruntime does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def pictures(args: argparse.Namespace, shape: Shape, detector: Detector) -> list[Tensor]:
+    """Batches in the sizes to compare, uint8 [B, 3, H, W]: of the given pictures, or of generated ones."""
+    given = [] if args.input is None else given_pictures(args, detector)
+    batches = BATCHES if shape.batch is None else (shape.batch,) * 2
+    if shape.size is not None:
+        sizes = (shape.size, shape.size)
+    elif given:
+        sizes = tuple(tuple(image.shape[-2:]) for image in (given[0], given[-1]))
+    else:
+        sizes = SIZES
+    same = shape.size is not None and shape.batch is not None
+    return [
+        torch.stack([picture(number + index, size, given) for index in range(count)])
+        for number, (size, count) in enumerate(zip(sizes, batches, strict=True))
+    ][: 1 if same else 2]
+
+
+def given_pictures(args: argparse.Namespace, detector: Detector) -> list[Tensor]:
+    """The pictures of --input, as the config's test transform gives them."""
+    unreadable: list[str] = []
+    samples = read_samples(find_images(args.input), unreadable)
+    if not samples:
+        raise InputError(f"--input: no picture can be read: {'; '.join(unreadable)}")
+    return [
+        (sample if detector.transform is None else detector.transform(sample)).pixels for sample in samples.values()
+    ]
+
+
+def picture(number: int, size: tuple[int, int], given: Sequence[Tensor]) -> Tensor:
+    """A given picture brought to a size, or a generated one of rectangles on noise: uint8 [3, H, W]."""
+    if given:
+        pixels = given[number % len(given)].float()[None]
+        return torch.nn.functional.interpolate(pixels, size=size, mode="bilinear")[0].round().to(torch.uint8)
+    height, width = size
+    generator = torch.Generator().manual_seed(number)
+    pixels = torch.randint(0, 64, (3, height, width), generator=generator, dtype=torch.uint8)
+    for _ in range(8):
+        y, x, h, w = (torch.rand(4, generator=generator) * torch.tensor([height, width, height / 2, width / 2])).int()
+        pixels[:, y : y + h, x : x + w] = torch.randint(0, 256, (3, 1, 1), generator=generator, dtype=torch.uint8)
+    return pixels
+
+
+def size_of(given: Sequence[str]) -> tuple[int, int] | None:
+    """The value of --size. Raises InputError unless it is dynamic or two positive numbers."""
+    if list(given) == ["dynamic"]:
+        return None
+    if len(given) != 2 or not all(text.isdecimal() and int(text) > 0 for text in given):
+        raise InputError(f"--size {' '.join(given)}: expected height and width in pixels, such as 640 640, or dynamic")
+    return int(given[0]), int(given[1])
+
+
+def batch_of(given: str) -> int | None:
+    """The value of --batch. Raises InputError unless it is dynamic or a positive number."""
+    if given == "dynamic":
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise InputError(f"--batch {given}: expected a number of images of at least 1, or dynamic")
+    return int(given)
+
+
+def output_file(args: argparse.Namespace) -> Path:
+    """The file to write. Raises InputError if its folder does not exist."""
+    file = Path(args.output or Path(args.weights).with_suffix(FORMATS[args.format])).expanduser()
+    if not file.parent.is_dir():
+        raise InputError(f"--output {file}: the folder {file.parent} does not exist; create it first")
+    return file

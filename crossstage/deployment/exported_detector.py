@@ -1,0 +1,82 @@
+"""A detector as one function of tensors: uint8 pixels in, boxes, scores and labels out.
+
+An exported graph has no padding masks: all images of a batch have one size, and all of their pixels are image. The
+number of detections is fixed, so boxes that clipping makes empty stay in the list; whoever reads the file drops them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.errors import InputError
+from crossstage.modeling.detector import Detector, group_named
+from crossstage.modeling.postprocess import TopK, best_pairs
+from crossstage.structures import ImageBatch
+
+
+class ExportedDetector(nn.Module):
+    """The detector in evaluation mode, with normalisation, top-k and clipping inside.
+
+    Args:
+        detector: a detector whose graph does not depend on the image.
+        half: compute in float16 what autocast does, such as convolutions and matrix products; geometry and the
+            outputs stay float32.
+
+    Raises:
+        InputError: if the detector has a part that cannot be exported; names its key in the config.
+    """
+
+    def __init__(self, detector: nn.Module, *, half: bool = False) -> None:
+        super().__init__()
+        self.detector, self.half = exportable(detector).eval(), half
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect objects.
+
+        Args:
+            pixels: uint8 [B, 3, H, W], RGB, of images that all have the size H x W.
+
+        Returns:
+            boxes_xyxy [B, D, 4], absolute corners in pixels of the input; scores [B, D]; labels int64 [B, D]. Best
+            first; D = model.postprocess.num_select, or the number of (query, class) pairs if that is smaller.
+        """
+        with torch.autocast(pixels.device.type, dtype=torch.float16, enabled=self.half):
+            mask = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+            # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
+            _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
+            outputs = group_named("matching", groups).outputs
+        logits, boxes = (
+            values[-1].to(torch.promote_types(values.dtype, torch.float32))
+            for values in (outputs.logits, outputs.boxes)
+        )
+        scores, labels, boxes_xyxy = best_pairs(logits, boxes, self.detector.postprocess.num_select)
+        height, width = pixels.shape[-2:]
+        extent = torch.stack([boxes.new_full((), side) for side in (width, height, width, height)])
+        boxes_xyxy = boxes_xyxy * extent
+        if self.detector.postprocess.clip:
+            boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), extent)
+        return boxes_xyxy, scores, labels
+
+
+def exportable(detector: nn.Module) -> Detector:
+    """The same detector. Raises InputError if it has a part that cannot be exported; names its key in the config."""
+    if not isinstance(detector, Detector):
+        raise InputError(
+            f"model: is a {type(detector).__name__}, and export knows crossstage.modeling.detector.Detector alone"
+        )
+    postprocess = detector.postprocess
+    if not isinstance(postprocess, TopK):
+        raise InputError(f"model.postprocess: is a {type(postprocess).__name__}, and export knows TopK alone")
+    if postprocess.nms_threshold is not None:
+        raise InputError(
+            f"model.postprocess.nms_threshold={postprocess.nms_threshold}: the number of boxes that suppression keeps "
+            "depends on the image; export with model.postprocess.nms_threshold=null, and suppress after the file"
+        )
+    tolerance = getattr(getattr(detector.decoder, "solver", None), "tolerance", None)
+    if tolerance is not None:
+        raise InputError(
+            f"model.decoder.solver.tolerance={tolerance}: an exported graph takes the same number of steps for every "
+            "image; export with model.decoder.solver.tolerance=null, which takes all model.decoder.eval_steps steps"
+        )
+    return detector
