@@ -13,7 +13,7 @@ from crossstage.data.pixels import read_image
 from crossstage.errors import InputError
 from crossstage.inference.pictures import HELD, as_sample, in_batches
 from crossstage.structures import Detections, ImageBatch
-from tests.crossstage.inference.conftest import NAMES
+from tests.tiny_run import NAMES
 
 
 class Recorder(nn.Module):
