@@ -15,6 +15,7 @@ from crossstage.inference.classes import settle_classes
 from crossstage.inference.hub import PREFIX, pull
 from crossstage.inference.predictor import Predictor, build_predictor, choose_device
 from crossstage.inference.run_files import find_run_files
+from crossstage.inference.safe_config import read_restricted
 
 logger = logging.getLogger("crossstage.inference")
 
@@ -54,9 +55,12 @@ def load(
     Raises:
         InputError: if a file is missing, or the weights do not fit the config.
     """
-    files = find_run_files(pull(str(source)) if str(source).startswith(PREFIX) else source, weights)
+    is_fetched = str(source).startswith(PREFIX)
+    files = find_run_files(pull(str(source)) if is_fetched else source, weights)
     logger.info("config %s, weights %s", files.config, files.weights)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(files.config), list(overrides))
+    # LazyConfig.load would make the folder importable, and other programs may have fetched Python files into it.
+    cfg = read_restricted(files.config) if is_fetched else LazyConfig.load(files.config)
+    cfg = LazyConfig.apply_overrides(cfg, list(overrides))
     problems: list[str] = []
     truth = settle_classes(cfg, files.weights, asked=list(overrides), problems=problems)
     for problem in problems:

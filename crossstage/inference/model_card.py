@@ -19,7 +19,7 @@ TEXT = """---
 
 # {name}
 
-An object detector with {number} classes, trained with [crossstage]({home}) {version} from the config or run `{name}`.
+An object detector with {number} classes, trained with crossstage {version} from the config or run `{name}`.
 It has {parameters:,} parameters.
 
 ```python
@@ -45,7 +45,6 @@ library and holds plain values, the weights are tensors: nothing in this reposit
 
 {licence}
 """
-HOME = "https://pypi.org/project/crossstage"
 
 
 def model_card(predictor: Predictor, origin: Origin, *, repo: str, license: str | None) -> str:
@@ -67,7 +66,6 @@ def model_card(predictor: Predictor, origin: Origin, *, repo: str, license: str 
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
         name=origin.name,
         number=len(names) or getattr(predictor.model, "num_classes", "unnamed"),
-        home=HOME,
         version=crossstage.__version__,
         parameters=sum(parameter.numel() for parameter in predictor.model.parameters()),
         repo=repo,

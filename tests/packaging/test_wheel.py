@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
 FOLDERS = ("crossstage", "csla", "dca", "projects", "configs")
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 TINY = ["train.device=cpu", "dataloader.root=data", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"]
@@ -99,3 +101,8 @@ def test_an_installed_wheel_trains_evaluates_and_predicts(installed: Path, tmp_p
     predict = ("predict", *weights, "--input", "data/val2017", "--output", "pictures", "--device", "cpu")
     assert "in 3 images" in run(installed, tmp_path, "-m", "crossstage", *predict)
     assert (tmp_path / "pictures/contact_sheet.png").is_file()
+    (tmp_path / "empty").mkdir()
+    shutil.copy(next((tmp_path / "data/val2017").iterdir()), tmp_path / "empty/photo.jpg")
+    (readme,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "crossstage.load" in block]
+    four_lines = readme.replace("output/quickstart", str(tmp_path / "run")).replace("0.3", "0.0")
+    assert "tensor" in run(installed, tmp_path / "empty", "-c", four_lines)

@@ -17,6 +17,7 @@ from torch import nn
 from crossstage.checkpoints.files import UnsafeFileError
 from crossstage.checkpoints.load import load_model, read_checkpoint
 from crossstage.checkpoints.save import Checkpointer
+from crossstage.checkpoints.tensor_file import write_tensors
 from crossstage.errors import InputError
 from tests.crossstage.engine.engine_standin import TinyDetector
 from tests.mmengine_files import write_mmengine_file
@@ -272,3 +273,19 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert read_checkpoint(keeper.latest()) == {"iteration": 29}
     with pytest.raises(InputError, match=r"cannot be resumed from, it has no model, optimizer, random, sampler"):
         keeper.read(keeper.latest())
+
+
+def test_safetensors_name_their_classes(tmp_path):
+    file, shared = tmp_path / "w.safetensors", torch.arange(6.0).reshape(2, 3)
+    write_tensors(
+        file, {"a": shared, "b": shared, "c": shared.t()}, class_names=["cat", "Hündin"], category_ids=[7, None]
+    )
+    read = read_checkpoint(file)
+    assert read["class_names"] == ["cat", "Hündin"] and read["category_ids"] == [7, None]
+    assert read["model"]["b"].equal(shared) and read["model"]["c"].equal(shared.t())
+    write_tensors(file, {"a": shared})
+    assert set(read_checkpoint(file)) == {"a"}, "as others write such files"
+    for wrong in ("[1]", "{", '"cat"'):
+        save_file({"a": shared}, file, metadata={"class_names": wrong})
+        with pytest.raises(InputError, match=r"w\.safetensors: truncated, damaged or not a file of weights"):
+            read_checkpoint(file)

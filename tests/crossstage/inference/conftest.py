@@ -1,32 +1,18 @@
-"""A run's folder with a tiny detector of random weights."""
+"""A run's folder and a photo, for all tests of this folder."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from crossstage.config import LazyConfig, find_config, instantiate
-from tests.tiny_models import tiny
-
-NAMES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "arrow")
+from tests.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.yaml and model_final.pth, as a training writes them. Tests must leave it as it is."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    cfg = LazyConfig.load(find_config("dino_toy"))
-    cfg.model = tiny(cfg.model)
-    cfg.train.output_dir = str(folder)
-    cfg.dataloader.root = "nowhere"
-    LazyConfig.save(cfg, folder / "config.yaml")
-    torch.manual_seed(0)
-    weights = instantiate(cfg.model).state_dict()
-    ids = [3, 4, 5, 6, 7, 9, 11, 13]
-    torch.save({"model": weights, "class_names": list(NAMES), "category_ids": ids}, folder / "model_final.pth")
-    return folder
+    """The folder of a tiny run. Tests must leave it as it is."""
+    return write_tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from crossstage.errors import InputError
 from crossstage.inference.hub import pull, push
 from crossstage.inference.publication import published_config
 from crossstage.inference.safe_config import check_restricted
-from tests.crossstage.inference.conftest import NAMES
+from tests.tiny_run import NAMES
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_a_model_that_is_pushed_and_pulled_detects_the_same(hub, run_folder, pho
         found = crossstage.load(source, device="cpu").predict(photo, threshold=0.0)
         assert found.boxes_xyxy.equal(expected.boxes_xyxy) and found.scores.equal(expected.scores)
         assert found.class_names == NAMES and found.category_ids == expected.category_ids
+    assert not [place for place in sys.path if "cache" in place and str(hub.parent) in place]
     assert [file.name for file in Path().iterdir() if file.name.startswith(".")] == []
 
 

@@ -1,5 +1,6 @@
 """Detecting from Python: kinds of images, batches, forms of the result."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from crossstage.data.pixels import read_image
 from crossstage.errors import InputError
 from crossstage.inference.pictures import HELD, as_sample, in_batches
 from crossstage.structures import Detections, ImageBatch
-from tests.crossstage.inference.conftest import NAMES
+from tests.tiny_run import NAMES
 
 
 class Recorder(nn.Module):
@@ -163,3 +164,9 @@ def test_detections_for_supervision():
     assert found.xyxy.tolist() == FOUND.boxes_xyxy.tolist() and found.class_id.tolist() == [1, 0]
     assert found.confidence.tolist() == [0.75, 0.5] and found.data["class_name"].tolist() == ["dog", "cat"]
     assert len(FOUND.reaching(1.0).to_supervision()) == 0
+
+
+def test_without_supervision_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match=r"pip install 'crossstage\[convert\]'"):
+        FOUND.to_supervision()
