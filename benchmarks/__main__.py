@@ -27,6 +27,7 @@ NAMES = (
     "attention",
     "stage_interactor",
     "deqdet",
+    "paq",
     "evaluation",
     "loader",
 )

@@ -1,4 +1,4 @@
-"""Matching, labels and losses with their gradients: `SetCriterion` against the loop, and by quality against without."""
+"""Matching, labels and losses with their gradients: `SetCriterion` against the loop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from crossstage.projects.paq_detr.modeling.quality import QualityCopies
-from crossstage.projects.paq_detr.quality_config import with_quality
 from torch import Tensor
 
 from benchmarks import loops, with_detrex
@@ -21,17 +19,20 @@ SHAPES = (((7, 900, 80), 3.5), ((6, 100, 80), 6.0))  # stages, queries, classes;
 
 
 def run(setting: Setting) -> list[Comparison]:
-    """Forward and backward, one-to-one and with CSLA, at DINO's and StageInteractor's shape; by quality at DINO's."""
+    """Forward and backward, one-to-one and with CSLA, at DINO's and StageInteractor's shape."""
     rows = []
     for shape, target in SHAPES:
-        if setting.quick:
-            shape = (shape[0], 60, 10)
-        scene = make_scene(*shape, counts=(3, 5) if setting.quick else (20, 20))
+        scene = make_scene_of(shape, setting)
         for cross_stage in (False, True):
             rows += _compare(scene, setting, Target(at_least=target), cross_stage=cross_stage)
-        if shape == SHAPES[0][0] or setting.quick:
-            rows += _compare_quality(scene, setting)
     return rows
+
+
+def make_scene_of(shape: tuple[int, int, int], setting: Setting) -> Scene:
+    """Two images with 20 objects each. shape: stages, queries, classes; `quick` takes fewer of all but the stages."""
+    if setting.quick:
+        return make_scene(shape[0], 60, 10, counts=(3, 5))
+    return make_scene(*shape, counts=(20, 20))
 
 
 def make_criterion(*, cross_stage: bool) -> SetCriterion:
@@ -46,12 +47,12 @@ def _compare(scene: Scene, setting: Setting, target: Target, *, cross_stage: boo
     ours = make_criterion(cross_stage=cross_stage)
     sides: dict[str, Callable[[], dict[str, Tensor]]] = {
         "loop": lambda: loops.criterion(scene.logits, scene.boxes, scene.targets, cross_stage=cross_stage),
-        "ours": partial(_terms, ours, scene),
+        "ours": partial(criterion_terms, ours, scene),
     }
     if not cross_stage and (theirs := with_detrex.criterion(scene)) is not None:
         sides["detrex"] = theirs
     results = {name: _losses_and_gradients(side, scene) for name, side in sides.items()}
-    times = interleaved({name: _step(side, scene) for name, side in sides.items()}, setting.rounds)
+    times = interleaved({name: criterion_step(side, scene) for name, side in sides.items()}, setting.rounds)
     case = f"forward + backward, {'CSLA' if cross_stage else 'one-to-one'}, {scene.shape}"
     return [
         Comparison(
@@ -69,35 +70,14 @@ def _compare(scene: Scene, setting: Setting, target: Target, *, cross_stage: boo
     ]
 
 
-def _compare_quality(scene: Scene, setting: Setting) -> list[Comparison]:
-    """PaQ-DETR's copies alone, and with its class targets and loss. Box losses of the plain last stage must agree."""
-    plain, copies = (make_criterion(cross_stage=False) for _ in range(2))
-    copies.groups["matching"].matcher.copies = QualityCopies()
-    whole = instantiate(with_quality(get_config("common/models/supervision.py")).criterion)
-    criteria = {"plain": plain, "copies": copies, "with_quality": whole}
-    sides = {name: partial(_terms, criterion, scene) for name, criterion in criteria.items()}
-    last = {name: torch.stack([side()[loss] for loss in ("loss_bbox", "loss_giou")]) for name, side in sides.items()}
-    times = interleaved({name: _step(side, scene) for name, side in sides.items()}, setting.rounds)
-    return [
-        Comparison(
-            benchmark="criterion",
-            case=f"forward + backward, {name}, {scene.shape}",
-            baseline="one-to-one",
-            theirs=times["plain"],
-            ours=times[name],
-            target=Target(at_most=1.15),
-            difference=max_difference(last["plain"], last[name]),
-            tolerance=0.0,
-        )
-        for name in ("copies", "with_quality")
-    ]
-
-
-def _terms(criterion: SetCriterion, scene: Scene) -> dict[str, Tensor]:
+def criterion_terms(criterion: SetCriterion, scene: Scene) -> dict[str, Tensor]:
+    """The loss terms of the scene."""
     return dict(criterion(scene.groups, scene.padded).terms)
 
 
-def _step(side: Callable[[], dict[str, Tensor]], scene: Scene) -> Callable[[], None]:
+def criterion_step(side: Callable[[], dict[str, Tensor]], scene: Scene) -> Callable[[], None]:
+    """What is timed: the loss terms and the gradients of their sum."""
+
     def step() -> None:
         scene.clear()
         torch.stack(list(side().values())).sum().backward()

@@ -229,7 +229,8 @@ def place_tag(
 ) -> Rectangle:
     """The place of a tag: the corner of its box where it covers the least of the tags before it.
 
-    In order of preference: above the box, inside at the top, below, inside at the bottom; left before right.
+    In order of preference: above the box, inside at the top, below, inside at the bottom, each left before right; and
+    only if all of these cover a tenth of a tag more: to the right and to the left of the box.
 
     Args:
         tag: its width and height, in pixels.
@@ -243,13 +244,14 @@ def place_tag(
     width, height = tag
     x0, y0, x1, y1 = corners
     best, least = corners, float("inf")
-    for top in (y0 - height, y0, y1, y1 - height):
-        for left in (x0, x1 - width):
-            place = _moved_inside((left, top, left + width, top + height), size)
-            pushed = abs(place[1] - top) + abs(place[0] - left)
-            covered = sum(_overlap(place, other) for other in taken) + 0.1 * pushed * width
-            if covered < least:
-                best, least = place, covered
+    close = [(left, top, 0.0) for top in (y0 - height, y0, y1, y1 - height) for left in (x0, x1 - width)]
+    beside = [(left, top, 0.1 * width * height) for left in (x1, x0 - width) for top in (y0, y1 - height)]
+    for left, top, price in close + beside:
+        place = _moved_inside((left, top, left + width, top + height), size)
+        pushed = abs(place[1] - top) + abs(place[0] - left)
+        covered = price + sum(_overlap(place, other) for other in taken) + 0.1 * pushed * width
+        if covered < least:
+            best, least = place, covered
     return best
 
 

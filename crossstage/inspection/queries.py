@@ -181,43 +181,46 @@ def draw_gini(numbers: Mapping[str, Numbers], stem: Path) -> None:
 def draw_use(numbers: Mapping[str, Numbers], stem: Path) -> None:
     """Left: activations against the index of the query; right: Lorenz curves of activations and matches."""
     chosen = THRESHOLDS.index(DRAWN_THRESHOLD)
-    with paper_figure(stem, columns=2, width=2 * COLUMN, height=2.2) as grid:
+    with paper_figure(stem, columns=2, width=2 * COLUMN, height=2.6) as grid:
         left, right = grid[0]
         for name, values in numbers.items():
             active = torch.as_tensor(values["activations"])[chosen]
             (line,) = left.plot(active / max(values["images"], 1), linewidth=0.8, label=name)
             ranks = torch.linspace(0, 1, len(active) + 1)
-            right.plot(ranks, lorenz(active), color=line.get_color(), label=f"{name}: score > {DRAWN_THRESHOLD}")
-            right.plot(
-                ranks, lorenz(torch.as_tensor(values["matches"])), linestyle=":", color=line.get_color(),
-                label=f"{name}: matched",
-            )  # fmt: skip
+            right.plot(ranks, lorenz(active), color=line.get_color())
+            right.plot(ranks, lorenz(torch.as_tensor(values["matches"])), linestyle=":", color=line.get_color())
         right.plot([0, 1], [0, 1], color="grey", linewidth=0.6)
         left.set(xlabel="index of the query", ylabel=f"share of images, score > {DRAWN_THRESHOLD}")
         left.set_ylim(bottom=0)
         right.set(xlabel="share of queries, least used first", ylabel="share of uses", xlim=(0, 1), ylim=(0, 1))
-        left.legend()
-        right.legend()
+        _legend_above(left, {f"score > {DRAWN_THRESHOLD}": {"linestyle": "-"}, "matched": {"linestyle": ":"}})
 
 
 def draw_by_stage(numbers: Mapping[str, Numbers], stem: Path) -> None:
     """Left: class targets per object at each stage; right: how many objects change their queries."""
-    with paper_figure(stem, columns=2, width=2 * COLUMN, height=2.2) as grid:
+    before: dict[str, Any] = {"marker": "o", "linestyle": "-", "clip_on": False}
+    other: dict[str, Any] = {"marker": "s", "linestyle": "--", "clip_on": False}
+    with paper_figure(stem, columns=2, width=2 * COLUMN, height=2.6) as grid:
         left, right = grid[0]
         for name, values in numbers.items():
             (line,) = left.plot(values["stages"], values["positives_per_object"], marker="o", label=name)
-            right.plot(values["stages"][1:], values["query_changes"], marker="o", label=f"{name}: from stage before")
-            if other := values.get("query_changes_from_first_checkpoint"):
-                right.plot(
-                    values["stages"][-len(other) :], other, marker="s", linestyle="--", color=line.get_color(),
-                    label=f"{name}: from {next(iter(numbers))}",
-                )  # fmt: skip
+            right.plot(values["stages"][1:], values["query_changes"], color=line.get_color(), **before)
+            if found := values.get("query_changes_from_first_checkpoint"):
+                right.plot(values["stages"][-len(found) :], found, color=line.get_color(), **other)
         most = max(max(values["positives_per_object"]) for values in numbers.values())
         left.set(xlabel="stage", ylabel="positives per object", ylim=(0, 1.15 * most))
         right.set(xlabel="stage", ylabel="objects that change queries", ylim=(0, 1))
         for axes in (left, right):
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend()
+        first, *others = numbers
+        _legend_above(left, {"from the stage before": before, **({f"from {first}": other} if others else {})})
+
+
+def _legend_above(axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """One legend for the whole figure, above it, where it hides no line: the models by colour, then the styles."""
+    for name, style in styles.items():
+        axes.plot([], [], color="grey", label=name, **style)
+    axes.figure.legend(loc="outside upper left", ncols=3)
 
 
 def _padded(matches: Tensor, others: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def iou_by_coordinate(first: Sides, second: Sides) -> Tensor:
 
     Rows of one coordinate suit a processor's vector units better than rows of four.
     """
-    return BoxPairs.of(first, second).iou()
+    return BoxPairs(first, second).iou()
 
 
 def generalized_box_iou(first_xyxy: Tensor, second_xyxy: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -119,30 +120,28 @@ def refine_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BoxPairs:
-    """Boxes that are compared element by element, and what several measures need of them. All broadcast.
+    """Boxes that are compared element by element. What several measures need is computed once, when it is first read.
 
-    Attributes:
-        first, second: the boxes as four tensors cx, cy, w, h, normalised.
-        first_corners, second_corners: as four tensors x1, y1, x2, y2.
-        intersection, union: areas, [...].
+    first, second: normalised, as four tensors cx, cy, w, h; they broadcast with each other to [...].
     """
 
     first: Sides
     second: Sides
-    first_corners: Sides
-    second_corners: Sides
-    intersection: Tensor
-    union: Tensor
 
-    @classmethod
-    def of(cls, first: Sides, second: Sides) -> BoxPairs:
-        """From four tensors cx, cy, w, h of either side."""
-        corners = _corners(first), _corners(second)
-        return cls(first, second, *corners, *_intersection_and_union(*corners))
+    @cached_property
+    def corners(self) -> tuple[Sides, Sides]:
+        """Both as four tensors x1, y1, x2, y2."""
+        return _corners(self.first), _corners(self.second)
+
+    @cached_property
+    def intersection_and_union(self) -> tuple[Tensor, Tensor]:
+        """Areas, each [...]."""
+        return _intersection_and_union(*self.corners)
 
     def iou(self) -> Tensor:
         """Plain IoU, [...]; 0 for boxes without area."""
-        return self.intersection / self.union.clamp(min=torch.finfo(self.union.dtype).tiny)
+        intersection, union = self.intersection_and_union
+        return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 class BoxDistance:
@@ -167,15 +166,15 @@ class BoxDistance:
         Returns:
             The sum of the four absolute differences, and the GIoU, each [...].
         """
-        return self.of_pairs(BoxPairs.of(boxes.unbind(-1), objects.unbind(-1)))
+        return self.of_pairs(BoxPairs(boxes.unbind(-1), objects.unbind(-1)))
 
     def of_pairs(self, pairs: BoxPairs) -> tuple[Tensor, Tensor]:
-        """The same of boxes whose intersections are known."""
-        first, second = pairs.first_corners, pairs.second_corners
+        """The same of boxes that are given with what other measures share."""
+        first, second = pairs.corners
         compared = (first, second) if self.corners else (pairs.first, pairs.second)
         distances = [(ours - theirs).abs_() for ours, theirs in zip(*compared, strict=True)]
         distance = distances[0] + distances[1] + distances[2] + distances[3]
-        return distance, _generalized_box_iou(first, second, pairs.intersection, pairs.union, eps=self.eps)
+        return distance, _generalized_box_iou(first, second, *pairs.intersection_and_union, eps=self.eps)
 
 
 def _corners(cxcywh: Sides) -> Sides:

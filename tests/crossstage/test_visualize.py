@@ -126,11 +126,11 @@ def test_a_label_is_whole_wherever_its_box_lies(corner):
     assert coloured(*corner) == pytest.approx(coloured(200, 160), rel=0.1)
 
 
-def test_labels_of_equal_boxes_do_not_cover_each_other():
-    """Four detections of the same place: each text is as visible as alone."""
-    box = (200, 160, 400, 300)
-    crowded = draw_boxes(blank(), [Box(box, label, "name") for label in range(4)])
-    for label in range(3):  # of these only the labels can be seen, not the frames
+@pytest.mark.parametrize(("box", "number"), [((200, 160, 400, 300), 4), ((200, 160, 230, 300), 6)])
+def test_labels_of_equal_boxes_do_not_cover_each_other(box, number):
+    """Detections of the same place, as wide as several tags or narrower than one: each text is as visible as alone."""
+    crowded = draw_boxes(blank(), [Box(box, label, "name") for label in range(number)])
+    for label in range(number - 1):  # of these only the labels can be seen, not the frames
         picture = draw_boxes(blank(), [Box(box, label, "name"), Box(box, 9, "")])
         alone = count(picture, class_colour(label))
         assert alone > 200 and count(crowded, class_colour(label)) == pytest.approx(alone, rel=0.2), label

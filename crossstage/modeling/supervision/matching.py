@@ -45,7 +45,7 @@ class Pairs:
         boxes = _exact(self.outputs.boxes)
         objects = self.targets.boxes.to(boxes.dtype)[..., None].movedim(-2, 0)
         predicted = boxes.movedim(-1, 0).contiguous()[:, :, :, None]  # rows of one coordinate: four times as quick
-        return BoxPairs.of(predicted.unbind(0), objects.unbind(0))
+        return BoxPairs(predicted.unbind(0), objects.unbind(0))
 
 
 def _exact(values: Tensor) -> Tensor:
