@@ -1,4 +1,5 @@
-"""StageInteractor against AdaMixer: cost of each part, time and memory; 3-D sampling against `grid_sample`.
+"""StageInteractor against AdaMixer: cost of each part, time and memory; 3-D sampling against `grid_sample`,
+and with one gradient for all stages against one for each.
 
 Rows in M are millions of multiply-adds of a query, or of parameters, over the decoder's six stages: the closed form of
 `mixing_cost.py` (baseline) against what fvcore and the modules count. The two detectors compute different things: their
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from benchmarks import mixing_cost, pyramid_sampling, training_step
+from benchmarks import mixing_cost, pyramid_sampling, stage_gradients, training_step
 from benchmarks.attention import kilobytes
 from benchmarks.detectors import BASELINE, OURS, QUICK_SIZES, DecoderOnPyramid, image_batch, model_node, row
 from benchmarks.measure import Comparison, Setting, Target, interleaved
@@ -49,7 +50,7 @@ def run(setting: Setting) -> list[Comparison]:
     for name in (BASELINE, OURS):
         rows += _cost_rows(name, setting.quick)
     rows += _times(setting) + _training_memory(setting) + pyramid_sampling.compare(setting)
-    return [*rows, *training_step.compare(setting)]
+    return [*rows, *stage_gradients.compare(setting), *training_step.compare(setting)]
 
 
 def stage_sizes(name: str, *, quick: bool) -> list[StageSizes]:

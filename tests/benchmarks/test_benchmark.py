@@ -27,7 +27,10 @@ PROMISED = {
     "matching": (3, {"loop"}),
     "focal": (1, {"usual dense"}),
     "attention": (5, {"grid_sample per level"}),
-    "stage_interactor": (28, {"closed form", "generation of these filters", "AdaMixer", "grid_sample per level"}),
+    "stage_interactor": (
+        30,
+        {"closed form", "generation of these filters", "AdaMixer", "grid_sample per level", "a gradient per stage"},
+    ),
     "deqdet": (21, {"AdaMixer"}),
     "paq": (8, {"DINO", "one-to-one"}),
     "evaluation": (1, {"pycocotools"}),

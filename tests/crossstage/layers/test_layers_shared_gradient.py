@@ -137,17 +137,17 @@ def test_second_derivatives_are_refused_as_without_sharing():
     (first,) = torch.autograd.grad(loss, tokens, create_graph=True)
     (plain,) = torch.autograd.grad(read(memory_of(tokens), points[0]), tokens)
     torch.testing.assert_close(first, plain, rtol=1e-12, atol=1e-12)
-    with pytest.raises((NotImplementedError, RuntimeError)):
+    with pytest.raises(NotImplementedError, match="no second derivative"):
         first.sum().backward()
 
 
 def test_half_precision_tokens_get_their_gradient_summed_in_float32():
-    """Of one large part and of many small ones, each of which bfloat16 would lose when it is added."""
+    """Of one large part and then of many small ones, each of which bfloat16 loses when it is added."""
     tokens, points = leaves(torch.float32)
 
     def gradient(tokens: Tensor, share: Callable[[Memory], Memory]) -> Tensor:
         memory = share(memory_of(tokens))
-        losses = [read(memory, points[0]), *(read(memory, points[0]) / 1000 for _ in range(50))]
+        losses = [*(read(memory, points[0]) / 3000 for _ in range(90)), read(memory, points[0])]
         return torch.autograd.grad(sum(losses), tokens)[0]
 
     half = tokens.detach().bfloat16().requires_grad_()
@@ -155,7 +155,7 @@ def test_half_precision_tokens_get_their_gradient_summed_in_float32():
         found = gradient(half, with_shared_gradient)
     expected = gradient(half.detach().float().requires_grad_(), lambda memory: memory)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.01 * float(expected.abs().max()))
 
 
 def test_where_nothing_is_learned_nothing_is_shared():
