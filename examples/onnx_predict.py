@@ -1,6 +1,6 @@
 """Detect objects in pictures with a file that `crossstage export` wrote. Needs numpy, pillow and onnxruntime alone.
 
-    python examples/onnx_predict.py model.onnx photo.jpg other.png --threshold 0.3
+python examples/onnx_predict.py model.onnx photo.jpg other.png --threshold 0.3
 """
 
 import argparse

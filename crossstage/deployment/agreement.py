@@ -89,7 +89,9 @@ def differences(expected: Sequence[Tensor], found: Sequence[Tensor], *, nearly: 
         return float("inf"), float("inf")
     (boxes, scores, labels), (other_boxes, other_scores, other_labels) = expected, found
     of_scores = scores.sort(dim=1).values - other_scores.sort(dim=1).values
-    partner = (labels[:, :, None] == other_labels[:, None]) & ((scores[:, :, None] - other_scores[:, None]).abs() <= nearly)
+    partner = (labels[:, :, None] == other_labels[:, None]) & (
+        (scores[:, :, None] - other_scores[:, None]).abs() <= nearly
+    )
     distance = (boxes[:, :, None] - other_boxes[:, None]).abs().amax(dim=-1)  # [B, D, D]
     nearest = distance.masked_fill(~partner, torch.inf).amin(dim=-1)
     at_the_end = scores <= scores.amin(dim=1, keepdim=True) + nearly

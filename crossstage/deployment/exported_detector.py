@@ -46,8 +46,10 @@ class ExportedDetector(nn.Module):
             # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
             _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
             outputs = group_named("matching", groups).outputs
-        logits, boxes = (values[-1].to(torch.promote_types(values.dtype, torch.float32)) for values in
-                         (outputs.logits, outputs.boxes))
+        logits, boxes = (
+            values[-1].to(torch.promote_types(values.dtype, torch.float32))
+            for values in (outputs.logits, outputs.boxes)
+        )
         scores, labels, boxes_xyxy = best_pairs(logits, boxes, self.detector.postprocess.num_select)
         height, width = pixels.shape[-2:]
         extent = torch.stack([boxes.new_full((), side) for side in (width, height, width, height)])

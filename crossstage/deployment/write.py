@@ -67,6 +67,11 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
     """
     if form == "onnx":
         require_onnx()
+    if shape.size is None and getattr(detector.detector.backbone, "patch_size", (1, 1)) != (1, 1):
+        raise InputError(
+            "--size dynamic: the windows of a Swin make the sizes of its tensors formulas that torch.export takes too "
+            "long to simplify; give the height and width, such as --size 800 1344"
+        )
     with torch.no_grad(), quietly():
         program = recorded(detector, shape)
         graph = in_onnx(program) if form == "onnx" else None
@@ -92,7 +97,9 @@ def in_onnx(program: ExportedProgram) -> Any:
         graph = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["pixels"], output_names=OUTPUTS)
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise InputError(f"--format onnx: ONNX cannot express this model ({reason}); use --format torch-export") from error
+        raise InputError(
+            f"--format onnx: ONNX cannot express this model ({reason}); use --format torch-export"
+        ) from error
     kinds = {node.op_type for node in graph.model.graph.all_nodes()}
     if found := sorted(kind for kind in kinds if kind.startswith(FORBIDDEN)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Detectors as files. The fast tests export tiny models of three families; the slow ones every toy config and more."""
+"""Detectors as files. The fast tests export one tiny DINO, the slow ones every toy config and more."""
 
 import importlib.util
 import json
@@ -128,6 +128,7 @@ def test_a_file_that_differs_is_removed(exported, tmp_path, monkeypatch, capsys)
     assert not file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamixer_toy"])
 def test_a_dynamic_file_of_torch_agrees_in_two_sizes_and_batches(name, tmp_path):
     detector = randomised(one_layer(name)).float()
@@ -159,7 +160,7 @@ def test_the_function_gives_the_detections_of_the_detector_in_pixels_of_the_inpu
     ("name", "overrides", "says"),
     [
         ("dino_toy", {"postprocess.nms_threshold": 0.7}, "model.postprocess.nms_threshold=0.7: the number of boxes"),
-        ("deqdet_toy", {"decoder.solver.tolerance": 0.01}, "model.decoder.solver.tolerance=0.01: .* eval_steps"),
+        ("deqdet_toy", {"decoder.solver.tolerance": 0.01}, "model.decoder.solver.tolerance=0.01: .*eval_steps"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_by_its_key(name, overrides, says):
