@@ -6,7 +6,8 @@
 A row per config, format and kind of size: the largest differences, and the time of the model (eager) over that of the
 file. Times are medians of interleaved runs with one thread; other work on the machine changes them, less so the ratio.
 The parameters are random, and spread so that no two scores are equal. Configs that only train differently (CSLA, the
-quality-aware assignment) predict as others that are listed, and are left out. The large ones have a fixed size alone. Exit status 1 if a file is not right.
+quality-aware assignment) predict as others that are listed, and are left out. The large ones have a fixed size alone.
+Exit status 1 if a file is not right.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
         graph = in_onnx(program) if form == "onnx" else None
     with replacing(file) as temporary:
         if graph is None:
-            torch.export.save(program, temporary.open("wb"), extra_files={"facts.json": json.dumps(facts.texts())})
+            with temporary.open("wb") as stream:
+                torch.export.save(program, stream, extra_files={"facts.json": json.dumps(facts.texts())})
         else:
             graph.model.metadata_props.update(facts.texts())
             graph.save(temporary)
