@@ -13,11 +13,12 @@ EXAMPLES = """examples:
   %(prog)s --config-file output/config.yaml --weights output/model_best.pth --size 640 640 --batch 1 --output dino.onnx
   %(prog)s --config-file dino_toy --weights output/model_final.pth --format torch-export --input photos/
 
-The file takes uint8 pixels [batch, 3, height, width] (RGB, resized by the rule in its metadata) and gives boxes (absolute
-x0, y0, x1, y1 of its input), scores and labels. All images of a batch have one size: there are no padding masks.
-After writing, the file is loaded and run next to the model, on generated pictures or on --input, in two sizes and two
-batch sizes where these are dynamic. Differences and times are printed (medians, in turn, one thread). If scores differ by
-more than 1e-4 (--fp16: 0.02) or boxes by more than 0.05 pixels (--fp16: 4), the file is removed and the status is 2.
+The file takes uint8 pixels [batch, 3, height, width] (RGB, resized by the rule in its metadata) and gives boxes
+(absolute x0, y0, x1, y1 of its input), scores and labels. All images of a batch have one size: there are no padding
+masks. After writing, the file is loaded and run next to the model, on generated pictures or on --input, in two sizes
+and two batch sizes where these are dynamic. Differences and times are printed (medians, in turn, one thread). If
+scores differ by more than 1e-4 (--fp16: 0.02) or boxes by more than 0.05 pixels (--fp16: 4), the file is removed and
+the status is 2.
 """
 
 

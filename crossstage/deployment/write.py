@@ -67,12 +67,18 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
     """
     if form == "onnx":
         require_onnx()
+    if shape.size is None and getattr(detector.detector.backbone, "patch_size", (1, 1)) != (1, 1):
+        raise InputError(
+            "--size dynamic: the windows of a Swin make the sizes of its tensors formulas that torch.export takes too "
+            "long to simplify; give the height and width, such as --size 800 1344"
+        )
     with torch.no_grad(), quietly():
         program = recorded(detector, shape)
         graph = in_onnx(program) if form == "onnx" else None
     with replacing(file) as temporary:
         if graph is None:
-            torch.export.save(program, temporary.open("wb"), extra_files={"facts.json": json.dumps(facts.texts())})
+            with temporary.open("wb") as stream:
+                torch.export.save(program, stream, extra_files={"facts.json": json.dumps(facts.texts())})
         else:
             graph.model.metadata_props.update(facts.texts())
             graph.save(temporary)

@@ -128,7 +128,7 @@ class MultiScaleDeformableAttention(nn.Module):
         """
         shape = (*attending.shape[:2], self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(attending).view(*shape, 2)
-        logits = self.attention_weights(attending).view(*shape[:3], -1)
+        logits = self.attention_weights(attending).view(*shape[:3], self.num_levels * self.num_points)
         with torch.autocast(attending.device.type, enabled=False):
             locations = sampling_locations(references, offsets.to(references.dtype), levels)
             return locations, logits.to(references.dtype).softmax(dim=-1).view(shape)

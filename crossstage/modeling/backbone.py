@@ -89,8 +89,8 @@ class TimmBackbone(nn.Module):
         """
         normalised = (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         normalised = normalised.masked_fill(mask[:, None], 0)
-        if self.patch_size != (1, 1):  # also where nothing is missing: an exported graph cannot branch on the size
-            rows, columns = (-size % patch for size, patch in zip(mask.shape[1:], self.patch_size, strict=True))
+        rows, columns = (-size % patch for size, patch in zip(mask.shape[1:], self.patch_size, strict=True))
+        if rows or columns:
             normalised = pad(normalised, (0, columns, 0, rows))
         maps = [level.permute(0, 3, 1, 2) if self.channels_last else level for level in self.body(normalised)]
         if self.norms is not None:  # LayerNorm expects the channels on the last axis

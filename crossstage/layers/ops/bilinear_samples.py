@@ -2,9 +2,9 @@
 
 Two forms compute the same values. On a CUDA device with Triton it is the kernel pair of `bilinear_triton.py`, which
 reads the values in their own dtype. Everywhere else it is `weighted_rows`: the cells around each sample are rows of
-the flattened values, so that no feature map is permuted or copied and no sampled value is stored.
-A graph that is exported has the second form,
-because other runtimes do not have the kernels. `python -m benchmarks attention` and `stage_interactor` show the speed on a CPU, `benchmarks/gpu/check.py` on a GPU.
+the flattened values, so that no feature map is permuted or copied and no sampled value is stored. A graph that is
+exported always has the second form, because other runtimes do not have the kernels.
+`python -m benchmarks attention` and `stage_interactor` show the speed on a CPU, `benchmarks/gpu/check.py` on a GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def bilinear_samples(
     first = (image[:, None] + head).view(batch, 1, heads, *(1,) * (len(shape) - 3)).expand(shape)
     rows, shares = by_row(levels, heads, first, locations, weights)
     dtype = torch.promote_types(values.dtype, weights.dtype)
-    bags = weighted_rows(values.reshape(-1, width).to(dtype), rows, shares.to(dtype), shared=shared)
+    bags = weighted_rows(values.flatten(0, 2).to(dtype), rows, shares.to(dtype), shared=shared)
     return bags.view(*shape, width).to(values.dtype)
 
 
