@@ -174,7 +174,6 @@ def test_a_compiled_reader_gives_its_gradient_as_usual():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU uses the kernels in any case")
 @pytest.mark.parametrize("name", ["recomputed", "two losses with a pass each", "others read the tokens too"])
 def test_the_kernels_share_too(monkeypatch, name):
     pytest.importorskip("triton", reason="the kernels need Triton (pip install triton)")
