@@ -8,6 +8,8 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `video_prediction`: the same in a video file or a camera
+- `records`: the file predictions.json
 - `thresholds`: the least score of a detection, for all classes or by class
 - `picture_files`: the images that a command is given, and the pictures that it writes
 - `inspect`: the command line of `inspection`

@@ -5,4 +5,5 @@
 - `classes`: gives a config the classes of its weights, and reads the annotations of its test set
 - `predictor`: detects in images
 - `pictures`: from files, Pillow's images, arrays and tensors to what a predictor batches
+- `video`: frames of a video file or a camera, and a video file of pictures
 """

@@ -134,8 +134,8 @@ def _features_only(name: str, strides: Sequence[int], pretrained: bool, options:
         except OSError as error:  # no internet, and nothing in the caches
             reason = " ".join((silent or str(error)).split())[:160]
             raise InputError(
-                f"backbone.name={name!r}: its pretrained weights cannot be downloaded ({reason}); run once with internet, "
-                "start from a checkpoint (train.init_checkpoint=FILE), or train from scratch "
+                f"backbone.name={name!r}: its pretrained weights cannot be downloaded ({reason}); run once with "
+                "internet, start from a checkpoint (train.init_checkpoint=FILE), or train from scratch "
                 "(model.backbone.pretrained=False)"
             ) from error
 

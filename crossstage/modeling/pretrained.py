@@ -1,7 +1,7 @@
 """timm's pretrained weights, without a long wait where there is no internet.
 
-If its server does not answer, huggingface_hub repeats each request five times, with pauses of up to eight seconds, before
-it fails: nearly a minute for each backbone. Here one short request comes first.
+If its server does not answer, huggingface_hub repeats each request five times, with pauses of up to eight seconds,
+before it fails: nearly a minute for each backbone. Here one short request comes first.
 """
 
 from __future__ import annotations
