@@ -8,6 +8,8 @@ the arguments, so that `--help` does not need to import torch.
 - `evaluate`: measure a checkpoint
 - `predict`: the command line of `prediction`
 - `prediction`: draw what a detector finds in images
+- `video_prediction`: the same in a video file or a camera
+- `records`: the file predictions.json
 - `export`: the command line of `exporting`
 - `exporting`: write a detector as ONNX or torch's own format, and compare the file with it
 - `thresholds`: the least score of a detection, for all classes or by class

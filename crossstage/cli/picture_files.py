@@ -75,7 +75,7 @@ def prepare_output(output: Path, files: Sequence[Path], names: dict[Path, str]) 
     folder = os.path.realpath(output)
     written = {os.path.join(folder, name) for name in (SHEET_FILE, *names.values())}
     if replaced := [file for file in files if os.path.realpath(file) in written]:
-        raise InputError(f"--output {output}: holds the image {replaced[0]} itself; choose another folder")
+        raise InputError(f"--output {output}: holds the input {replaced[0]} itself; choose another folder")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

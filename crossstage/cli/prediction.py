@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from crossstage.cli.picture_files import SHEET_FILE, find_images, picture_names, prepare_output, save_picture
+from crossstage.cli.records import described, entry, write_predictions
 from crossstage.cli.thresholds import Thresholds, parse_thresholds
+from crossstage.cli.video_prediction import predict_video, video_input, video_output
 from crossstage.config import LazyConfig, find_config
 from crossstage.data.batch import collate
 from crossstage.data.pixels import read_image
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
 from crossstage.evaluation.loop import tracked
-from crossstage.files import write_text
 from crossstage.inference.classes import Truth, settle_classes
 from crossstage.inference.predictor import Predictor, build_predictor, choose_device
+from crossstage.inference.video import Video
 from crossstage.structures import Detections
 from crossstage.visualize import contact_sheet, draw_detections, draw_targets, side_by_side, with_caption
 
 ON_SHEET = 12
-PREDICTIONS_FILE = "predictions.json"
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -42,28 +42,60 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
     """The work of `predict`; the console shows the progress."""
     check_numbers(args)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
+    text = video_input(args.input)
+    if text is None:
+        predict_images(args, cfg, console)
+        return
+    with Video(text) as video:
+        path = video_output(text, Path(args.output))
+        ready = opened(args, cfg, problems=[])
+        limits = {"thresholds": ready.thresholds, "limit": args.limit, "batch": args.batch_size}
+        predict_video(video, path, ready.predictor, **limits, console=console)
+
+
+def predict_images(args: argparse.Namespace, cfg: DictConfig, console: Console) -> None:
+    """Detect in all images. Raises InputError, at the end if images are unreadable."""
     files = find_images(args.input)[: args.limit]
     output = Path(args.output)
     names = picture_names(files)
     prepare_output(output, files, names)
-    device = choose_device(args.device, flag="--device")
-    work, thresholds = Work(len(files)), parse_thresholds(args.threshold)
-    truth = settle_classes(cfg, args.weights, asked=args.opts, problems=work.without_annotations)
-    predictor = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=device)
-    thresholds.check(predictor.class_names)
+    work = Work(len(files))
+    ready = opened(args, cfg, problems=work.without_annotations)
     batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
     try:
         with closing(tracked(batches, console, what="predict")) as progress:
-            for file, image, detections in detect(predictor, progress, work.unreadable):
-                detections = detections.reaching(thresholds.of_labels(detections.labels, detections.class_names))
+            for file, image, detections in detect(ready.predictor, progress, work.unreadable):
+                least = ready.thresholds.of_labels(detections.labels, detections.class_names)
+                detections = detections.reaching(least)
                 picture = draw_detections(image, detections, detections.class_names, threshold=0)
                 save_picture(picture, output / names[file])
-                work.records.append(record(file, names[file], image, detections))
+                place = {"file": str(file), "picture": names[file], "width": image.width, "height": image.height}
+                work.entries.append(entry(**place, detections=described(detections)))
+                work.found += len(detections)
                 if len(work.panels) < ON_SHEET:
-                    work.panels.append(panel(file, image, picture, truth, work))
+                    work.panels.append(panel(file, image, picture, ready.truth, work))
     finally:  # an interruption or an error loses nothing that is done
-        work.write(output, thresholds)
+        work.write(output, ready.thresholds)
     work.check()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is needed to detect."""
+
+    predictor: Predictor
+    truth: Truth
+    thresholds: Thresholds
+
+
+def opened(args: argparse.Namespace, cfg: DictConfig, *, problems: list[str]) -> Ready:
+    """Load the detector; messages about annotations that are wrong are appended to `problems`."""
+    device = choose_device(args.device, flag="--device")
+    thresholds = parse_thresholds(args.threshold)
+    truth = settle_classes(cfg, args.weights, asked=args.opts, problems=problems)
+    predictor = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=device)
+    thresholds.check(predictor.class_names)
+    return Ready(predictor, truth, thresholds)
 
 
 @dataclass
@@ -71,19 +103,18 @@ class Work:
     """What is done so far, of `total` images, and what was left out, as messages."""
 
     total: int
-    records: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[str] = field(default_factory=list)
+    found: int = 0
     panels: list[Image.Image] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     without_annotations: list[str] = field(default_factory=list)
 
     def write(self, output: Path, thresholds: Thresholds) -> None:
         """Write predictions.json and the contact sheet, and print where they are."""
-        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in self.records)
-        write_text(output / PREDICTIONS_FILE, f"[\n{lines}\n]\n")
-        found = sum(len(entry["detections"]) for entry in self.records)
-        of_all = f" of {self.total}" if len(self.records) + len(self.unreadable) < self.total else ""
-        print(f"{found} detections with a score of at least {thresholds} in {len(self.records)}{of_all} images")
-        print(f"  pictures     {output}\n  detections   {output / PREDICTIONS_FILE}")
+        detections = write_predictions(output, self.entries)
+        of_all = f" of {self.total}" if len(self.entries) + len(self.unreadable) < self.total else ""
+        print(f"{self.found} detections with a score of at least {thresholds} in {len(self.entries)}{of_all} images")
+        print(f"  pictures     {output}\n  detections   {detections}")
         if self.panels:
             save_picture(contact_sheet(self.panels), output / SHEET_FILE)
             print(f"  at a glance  {output / SHEET_FILE}")
@@ -130,24 +161,6 @@ def detect(
         found = predictor.predict(list(pictures.values()), threshold=0.0, batch=len(files))
         for (file, pixels), detections in zip(pictures.items(), found, strict=True):
             yield file, Image.fromarray(pixels.permute(1, 2, 0).numpy()), detections
-
-
-def record(file: Path, picture: str, image: Image.Image, found: Detections) -> dict[str, Any]:
-    """An image's entry of predictions.json. The category id is that of the training set, null if it is not known."""
-    ids = found.category_ids
-    rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), found.names, strict=True)
-    detections = [
-        {
-            "bbox": [round(x, 2) for x in box],
-            "score": round(score, 4),
-            "class": name,
-            "label": label,
-            "category_id": ids[label] if label < len(ids) else None,
-        }
-        for box, score, label, name in rows
-    ]
-    size = {"width": image.width, "height": image.height}
-    return {"file": str(file), "picture": picture, **size, "detections": detections}
 
 
 def panel(file: Path, image: Image.Image, picture: Image.Image, truth: Truth, work: Work) -> Image.Image:

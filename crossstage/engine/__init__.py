@@ -19,6 +19,7 @@
 - `best`: the best evaluation, and early stopping
 - `interrupt`: Ctrl-C and other signals
 - `failure`: what a loss that is not finite leaves
+- `remedies`: errors of the machine (memory, disk) as one line that says what to do
 - `recorder`: the numbers of the steps
 - `metrics`: medians, and metrics.json
 - `log`: log.txt, the terminal, TensorBoard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -24,11 +23,11 @@ from rich.traceback import Traceback
 from crossstage.engine.curves import draw_curves
 from crossstage.engine.interrupt import Interrupted
 from crossstage.engine.metrics import MetricsFile
+from crossstage.engine.remedies import as_input_error
 from crossstage.errors import InputError
 
 logger = logging.getLogger("crossstage.engine")
 
-DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 LOGGERS = ("crossstage", "csla", "dca")  # projects are crossstage.projects
 PLAIN = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
 
@@ -84,7 +83,7 @@ class RunLog:
             rank: number of this process.
 
         Raises:
-            InputError: in place of an OSError that says that the disk is full.
+            InputError: in place of an error that says that the disk is full or read-only, or memory exhausted.
         """
         try:
             yield
@@ -93,12 +92,10 @@ class RunLog:
             told_by_first = isinstance(error, Interrupted) or getattr(error, "known_to_first", False)
             if rank and path.is_file() and not told_by_first:
                 self.open_file(path)
-            self.write_plainly(PLAIN.format(_last_record(error, rank)))
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
-                where = error.filename or output_dir
-                raise InputError(
-                    f"{where}: cannot be written ({error.strerror}); make space, then continue with --resume"
-                ) from error
+            told = as_input_error(error, output_dir)
+            self.write_plainly(PLAIN.format(_last_record(error, rank, told)))
+            if told is not None:
+                raise told from error
             raise
 
     def write_plainly(self, text: str) -> None:
@@ -120,10 +117,10 @@ class RunLog:
             handler.close()
 
 
-def _last_record(error: BaseException, rank: int) -> logging.LogRecord:
-    """What ended the run, with its traceback unless a signal stopped it."""
+def _last_record(error: BaseException, rank: int, told: InputError | None) -> logging.LogRecord:
+    """What ended the run, in the words of `told` if there are any, with its traceback unless a signal stopped it."""
     kind = "" if type(error).__module__.startswith("crossstage") else f"{type(error).__name__}: "
-    text = f"the run ended: {kind}{error}"
+    text = f"the run ended: {kind}{error}" if told is None else f"the run ended: {told}"
     if isinstance(error, KeyboardInterrupt):
         text = "the run ended: interrupted at once; nothing was saved since the last checkpoint"
     if isinstance(error, RuntimeError) and "onnection" in str(error):

@@ -5,6 +5,7 @@
 - `classes`: gives a config the classes of its weights, and reads the annotations of its test set
 - `predictor`: detects in images
 - `pictures`: from files, Pillow's images, arrays and tensors to what a predictor batches
+- `video`: frames of a video file or a camera, and a video file of pictures
 - `publication`: a model as a folder for others: safetensors, a config without code, a model card
 - `model_card`: the text of the card
 - `safe_config`: refuses a config from the web that could run code

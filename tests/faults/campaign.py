@@ -175,6 +175,41 @@ def disk(campaign: Campaign) -> Iterator[Row]:
         subprocess.run(["umount", "-l", str(output)], check=False)
 
 
+def readonly(campaign: Campaign) -> Iterator[Row]:
+    """A folder that cannot be written, from the beginning or from a moment on; needs the right to mount."""
+    for moment in ("before the start", "while it trains"):
+        output = campaign.folder / f"readonly {moment}".replace(" ", "_")
+        output.mkdir()
+        cover = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(output)]
+        process = None
+        if moment != "before the start":
+            process = campaign.start(output)
+            wait_for(lambda output=output: (output / "model_0000003.pth").exists(), process)
+        if subprocess.run(cover).returncode:
+            yield f"read-only {moment}", "a tmpfs cannot be mounted here", "not tried"
+            return
+        try:
+            process = process or campaign.start(output)
+            status, told = campaign.finish(process), campaign.errors(output).replace(str(campaign.folder), "")
+        finally:
+            subprocess.run(["umount", "-l", str(output)], check=False)
+        yield f"read-only {moment}", f"status {status}: {told}", campaign.compared(output)
+
+
+def memory(campaign: Campaign) -> Iterator[Row]:
+    """A process that needs more and more memory, under a limit: alone, and as one of two."""
+    for name, count, rank in (("the only", 1, 0), ("the first of two", 2, 0), ("the second of two", 2, 1)):
+        output = campaign.folder / f"memory_{count}_{rank}"
+        process = campaign.start(output, "--num-gpus", str(count), "train.max_iter=4000", FAULTS_MEMORY=str(rank))
+        wait_for(lambda output=output: "out of memory" in output.with_suffix(".err").read_text(), process)
+        started = time.monotonic()
+        status = campaign.finish(process)
+        seconds = time.monotonic() - started
+        cause = [line for line in (output / "log.txt").read_text().splitlines() if "out of memory" in line]
+        told = cause[0].split("] ", 1)[-1] if cause else "NO CAUSE in log.txt"
+        yield f"out of memory: {name} process", f"all ended {seconds:.0f} s later, status {status}", told
+
+
 def truncated(campaign: Campaign) -> Iterator[Row]:
     """A checkpoint cut at 20 places: an exit status of 2 with one line that names the one before."""
     output = campaign.folder / "whole"
@@ -263,6 +298,8 @@ PARTS = {
     "kill": kill,
     "signals": signals,
     "disk": disk,
+    "readonly": readonly,
+    "memory": memory,
     "truncated": truncated,
     "worker": worker,
     "rank": rank,

@@ -1,10 +1,15 @@
-"""What makes the campaign's runs easier to disturb: a slow evaluation, and a clock that jumps."""
+"""What makes the campaign's runs easier to disturb: a slow evaluation, a clock that jumps, little memory."""
 
 import os
 import random
+import resource
 import time
+from typing import Any
+
+import torch
 
 from crossstage.evaluation import CocoEvaluator
+from crossstage.structures import ImageBatch
 
 
 class SlowEvaluator(CocoEvaluator):
@@ -23,3 +28,16 @@ class SlowEvaluator(CocoEvaluator):
 if os.environ.get("FAULTS_CLOCK") == "jumps":  # as after a correction of the system's clock
     wall_clock = time.time
     time.time = lambda: wall_clock() + random.Random().choice([-86400, 0, 86400])
+
+if os.environ.get("FAULTS_MEMORY") == os.environ.get("LOCAL_RANK", "0"):  # this process needs more in every step
+    limit = 8 * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    kept: list[torch.Tensor] = []
+    move = ImageBatch.to
+
+    def hoarding_to(batch: ImageBatch, *where: Any, **options: Any) -> ImageBatch:
+        """Move a batch, and keep 512 MiB for ever."""
+        kept.append(torch.zeros(2**27))
+        return move(batch, *where, **options)
+
+    ImageBatch.to = hoarding_to  # type: ignore[method-assign]

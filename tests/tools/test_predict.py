@@ -324,7 +324,7 @@ def test_ctrl_c_leaves_what_is_done(work, main, capsys):
         (["--input", "~nobody/x.jpg"], "--input ~nobody/x.jpg: no images matched"),
         (["~dataloader.test", "--input", "images"], "config.py: expected the config of a detector"),
         (["--input", "images", "--output", "config.py/out"], "--output config.py/out: not writable"),
-        (["--input", "images", "--output", "images"], "--output images: holds the image images/a.jpg itself"),
+        (["--input", "images", "--output", "images"], "--output images: holds the input images/a.jpg itself"),
         (["--input", "images", "--threshold", "30"], "--threshold 30: expected a score from 0 to 1"),
         (["--input", "images", "--threshold", "0.3,red box"], "--threshold red box: expected a score from 0 to 1"),
         (
