@@ -47,10 +47,10 @@ def export(args: argparse.Namespace) -> None:
             weights_sha256=digest(local_path(args.weights)),
             precision="float16" if args.fp16 else "float32",
         )
-        model = ExportedDetector(detector.model, half=args.fp16)
+        model = ExportedDetector(detector.model)
         write(model, file, form=args.format, shape=shape, facts=facts)
         print(f"{file}: {args.format}, {facts.precision}, {shape}, {file.stat().st_size / 1e6:.1f} MB")
-        checked(ExportedDetector(detector.model), file, pictures(args, shape, detector), args, facts.precision)
+        checked(model, file, pictures(args, shape, detector), args, facts.precision)
 
 
 def checked(
@@ -97,12 +97,9 @@ def pictures(args: argparse.Namespace, shape: Shape, detector: Detector) -> list
     """Batches in the sizes to compare, uint8 [B, 3, H, W]: of the given pictures, or of generated ones."""
     given = [] if args.input is None else given_pictures(args, detector)
     batches = BATCHES if shape.batch is None else (shape.batch,) * 2
-    if shape.size is not None:
-        sizes = (shape.size, shape.size)
-    elif given:
-        sizes = tuple(tuple(image.shape[-2:]) for image in (given[0], given[-1]))
-    else:
-        sizes = SIZES
+    sizes = SIZES if shape.size is None else (shape.size, shape.size)
+    if shape.size is None and given:
+        sizes = ((given[0].shape[-2], given[0].shape[-1]), (given[-1].shape[-2], given[-1].shape[-1]))
     same = shape.size is not None and shape.batch is not None
     return [
         torch.stack([picture(number + index, size, given) for index in range(count)])

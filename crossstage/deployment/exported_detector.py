@@ -20,16 +20,15 @@ class ExportedDetector(nn.Module):
 
     Args:
         detector: a detector whose graph does not depend on the image.
-        half: compute in float16 what autocast does, such as convolutions and matrix products; geometry and the
-            outputs stay float32.
 
     Raises:
         InputError: if the detector has a part that cannot be exported; names its key in the config.
     """
 
-    def __init__(self, detector: nn.Module, *, half: bool = False) -> None:
+    def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.detector, self.half = exportable(detector).eval(), half
+        self.detector, self.chosen = exportable(detector)
+        self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect objects.
@@ -41,26 +40,21 @@ class ExportedDetector(nn.Module):
             boxes_xyxy [B, D, 4], absolute corners in pixels of the input; scores [B, D]; labels int64 [B, D]. Best
             first; D = model.postprocess.num_select, or the number of (query, class) pairs if that is smaller.
         """
-        with torch.autocast(pixels.device.type, dtype=torch.float16, enabled=self.half):
-            mask = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
-            # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
-            _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
-            outputs = group_named("matching", groups).outputs
-        logits, boxes = (
-            values[-1].to(torch.promote_types(values.dtype, torch.float32))
-            for values in (outputs.logits, outputs.boxes)
-        )
-        scores, labels, boxes_xyxy = best_pairs(logits, boxes, self.detector.postprocess.num_select)
+        mask = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+        # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
+        _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
+        outputs = group_named("matching", groups).outputs
+        scores, labels, boxes_xyxy = best_pairs(outputs.logits[-1], outputs.boxes[-1], self.chosen.num_select)
         height, width = pixels.shape[-2:]
-        extent = torch.stack([boxes.new_full((), side) for side in (width, height, width, height)])
+        extent = torch.stack([boxes_xyxy.new_full((), side) for side in (width, height, width, height)])
         boxes_xyxy = boxes_xyxy * extent
-        if self.detector.postprocess.clip:
+        if self.chosen.clip:
             boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), extent)
         return boxes_xyxy, scores, labels
 
 
-def exportable(detector: nn.Module) -> Detector:
-    """The same detector. Raises InputError if it has a part that cannot be exported; names its key in the config."""
+def exportable(detector: nn.Module) -> tuple[Detector, TopK]:
+    """The same detector and its top-k. Raises InputError for a part that cannot be exported; names its key."""
     if not isinstance(detector, Detector):
         raise InputError(
             f"model: is a {type(detector).__name__}, and export knows crossstage.modeling.detector.Detector alone"
@@ -79,4 +73,4 @@ def exportable(detector: nn.Module) -> Detector:
             f"model.decoder.solver.tolerance={tolerance}: an exported graph takes the same number of steps for every "
             "image; export with model.decoder.solver.tolerance=null, which takes all model.decoder.eval_steps steps"
         )
-    return detector
+    return detector, postprocess

@@ -24,6 +24,7 @@ FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}  # and how the name of a fil
 EXAMPLE_SIZE = (256, 320)  # recorded for a dynamic size: more than one cell at a stride of 128
 EXAMPLE_BATCH = 2  # for a dynamic batch: torch takes a size of 1 for a constant
 LARGEST_BATCH = 1024
+IN_HALF = ("Conv", "Gemm", "MatMul")  # computed in float16 by --fp16
 FORBIDDEN = ("Loop", "Scan", "If", "Sequence", "SplitToSequence")  # beginnings of operators that runtimes refuse
 
 
@@ -60,10 +61,11 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
         file: to create or replace.
         form: one of `FORMATS`.
         shape: of the input.
-        facts: what the file says about itself.
+        facts: what the file says about itself; its precision is that of the graph.
 
     Raises:
-        InputError: if a package is missing, or the graph has an operation without a form in ONNX.
+        InputError: if a package is missing, the graph has an operation without a form in ONNX, or the format has no
+            graphs of this size or precision.
     """
     if form == "onnx":
         require_onnx()
@@ -72,6 +74,8 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
             "--size dynamic: the windows of a Swin make the sizes of its tensors formulas that torch.export takes too "
             "long to simplify; give the height and width, such as --size 800 1344"
         )
+    if form != "onnx" and facts.precision != "float32":
+        raise InputError("--fp16: is for --format onnx; a graph of torch.export is float32")
     with torch.no_grad(), quietly():
         program = recorded(detector, shape)
         graph = in_onnx(program) if form == "onnx" else None
@@ -81,7 +85,10 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
                 torch.export.save(program, stream, extra_files={"facts.json": json.dumps(facts.texts())})
         else:
             graph.model.metadata_props.update(facts.texts())
-            graph.save(temporary)
+            if facts.precision == "float16":
+                in_half_precision(graph, temporary)
+            else:
+                graph.save(temporary)
 
 
 def recorded(detector: ExportedDetector, shape: Shape) -> ExportedProgram:
@@ -95,7 +102,9 @@ def recorded(detector: ExportedDetector, shape: Shape) -> ExportedProgram:
 def in_onnx(program: ExportedProgram) -> Any:
     """The graph as a `torch.onnx.ONNXProgram`. Raises InputError for an operation without a form in ONNX."""
     try:
-        graph = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["pixels"], output_names=OUTPUTS)
+        graph: Any = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["pixels"], output_names=OUTPUTS
+        )
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
@@ -108,6 +117,16 @@ def in_onnx(program: ExportedProgram) -> Any:
             "--format torch-export"
         )
     return graph
+
+
+def in_half_precision(graph: Any, file: Path) -> None:
+    """Write the graph with convolutions and matrix products in float16, and all else, as the geometry, in float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    kinds = {node.op_type for node in graph.model.graph.all_nodes()}
+    model = convert_float_to_float16(graph.model_proto, keep_io_types=True, op_block_list=sorted(kinds - {*IN_HALF}))
+    onnx.save(model, file)
 
 
 def require_onnx() -> None:
