@@ -109,6 +109,9 @@ PART = "crossstage.modeling.neck.ChannelMapper"
 REFUSED = {
     "a function of Python": {"model": {"_target_": "os.system", "command": "true"}},
     "a module of ours as the way to another": {"model": {"_target_": "crossstage.modeling.backbone.torch.hub.load"}},
+    "a foreign class by a module of ours": {
+        "model": {"_target_": "crossstage.modeling.backbone.torch.utils.data.DataLoader"}
+    },
     "a function of ours": {"model": {"_target_": "crossstage.config.lazy.LazyConfig.load_pickle"}},
     "a function among the parts": {"model": {"_target_": "crossstage.modeling.neck.pyramid"}},
     "a class of another library": {"model": {"_target_": "torch.nn.Module.__subclasses__"}},
