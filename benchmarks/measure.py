@@ -103,8 +103,9 @@ def saved_bytes(forward: Callable[[], object], *given: Tensor) -> int:
     storages: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+        kept = tensor.detach()  # a step that keeps its own output would hold itself in memory for ever
+        storages[tensor.untyped_storage().data_ptr()] = kept
+        return kept
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = forward()

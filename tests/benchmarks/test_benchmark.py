@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -130,5 +131,14 @@ def test_what_autograd_keeps_counts_once_and_without_what_was_given():
         return saved_bytes(lambda: given.exp() * given, *excluded)
 
     assert kept() == 160 and kept(given) == 80, "the result of exp is kept by exp and by the product"
+    results = []
+
+    def remembered() -> torch.Tensor:
+        result = given.exp()  # which keeps its own output
+        results.append(weakref.ref(result))
+        return result
+
+    saved_bytes(remembered)
+    assert results[0]() is None, "nothing stays in memory"
     again = saved_bytes(lambda: checkpoint(lambda x: (x.exp() * x).sin(), given, use_reentrant=False), given)
     assert again == 0
