@@ -5,5 +5,8 @@ record.py, measuring.py   what a run is given and finds; times, peak memory, wai
 scenes.py, forms.py       inputs, models and batches; several implementations of deformable sampling
 kernels.py                with and without our Triton kernels
 offline.py                what the compiler makes of them; needs no GPU
-device.py, reference_op.py, sampling.py, pyramid.py, criterion.py, steps.py, marks.py   the sections
+device.py, reference_op.py, sampling.py, pyramid.py, criterion.py   sections of single operations
+steps.py, marks.py, runs.py, processes.py   sections of whole steps, of whole runs, and of two processes
 """
+
+import crossstage.modeling  # noqa: F401  (before torchvision)

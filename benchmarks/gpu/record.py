@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ class Check:
         self.meter = Meter(device, tiny=args.tiny)
         self.results: dict[str, dict[str, Any]] = {}
         self._start = start
+        self._end_of_section = float("inf")
 
     @property
     def cuda(self) -> bool:
@@ -45,9 +51,31 @@ class Check:
         """The checkout that is measured."""
         return Path(self.args.project)
 
+    @cached_property
+    def scratch(self) -> Path:
+        """A folder for files that nobody needs after the run."""
+        return Path(tempfile.mkdtemp(prefix="gpu_check_"))
+
     def left(self) -> float:
-        """Seconds of the budget."""
-        return self.args.budget - self.seconds()
+        """Seconds of the budget, or of the section."""
+        return min(self.args.budget, self._end_of_section) - self.seconds()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Raise TimeoutError in the main thread when a section takes longer than `seconds`."""
+
+        def stop(*_: Any) -> None:
+            raise TimeoutError(f"longer than its {seconds:.0f} s")
+
+        before = signal.signal(signal.SIGALRM, stop)
+        self._end_of_section = self.seconds() + seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            self._end_of_section = float("inf")
 
     def seconds(self) -> float:
         """Since the start."""
@@ -84,6 +112,11 @@ class Check:
                 print(f"{section} | {key} | {value}")
         print("=== json")
         print(json.dumps(self.results, default=str, separators=(",", ":"))[:11000])
-        failed = [name for name, values in self.results.items() if "FAILED" in values]
+        failed = [name for name, values in self.results.items() if fails(values)]
         print(f"=== {self.seconds():.0f} s, sections failed: {failed or 'none'}", flush=True)
         return failed
+
+
+def fails(values: dict[str, Any]) -> bool:
+    """Whether a section ended by an exception, or one of its comparisons found what must not be."""
+    return "FAILED" in values or any(str(value).startswith("FAILED") for value in values.values())

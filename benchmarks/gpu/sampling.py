@@ -148,15 +148,15 @@ def measure_form(
 def section_compiled(check: Check) -> None:
     """What inductor makes of grid_sample and of plain indexing; each is compiled once."""
     if not (check.cuda or check.args.compile):
-        return None
+        return check.put("compiled", "left out", "inductor is measured on a GPU alone (or with --compile)")
     for name, queries, forms in (
         ("encoder", None, (grid_form, gather_form)),
         ("decoder", decoder_queries(check), (gather_form,)),
     ):
         scene = sampling_scene(check, queries)
         for form in forms:
-            if check.left() < 45:
-                return check.say("compiled: no time left")
+            if check.left() < 10:
+                return check.put("compiled", f"{name} {form.__name__}", f"left out: {check.left():.0f} s left")
             began = time.monotonic()
             fast = torch.compile(form, dynamic=False, fullgraph=True)
             both = partial(forward_and_backward, fast, scene, scene.leaves)

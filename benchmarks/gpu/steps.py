@@ -12,13 +12,16 @@ import types
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from omegaconf import OmegaConf
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks.gpu import kernels
 from benchmarks.gpu.marks import Marks
 from benchmarks.gpu.record import Check
 from benchmarks.gpu.scenes import batch_of, build_model
+from crossstage.config import get_config
+from crossstage.engine.acceleration import compile_layers, place
 from crossstage.structures import ImageBatch
 
 
@@ -26,8 +29,8 @@ def section_steps(check: Check) -> None:
     """A training step of each model: its parts, kernels, waits and memory."""
     torch.backends.cudnn.benchmark = True
     for name in check.args.models.split(","):
-        if check.left() < 45:
-            return check.say("steps: budget used up before", name)
+        if check.left() < 8:
+            return check.put("steps", name, f"left out: {check.left():.0f} s left")
         for dtype in (torch.float32, torch.bfloat16):
             for by_kernels in (False, True) if kernels.can_run(check) else (False,):
                 label = f"{name} {str(dtype)[6:]} {'triton' if by_kernels else 'bag'}"
@@ -124,75 +127,73 @@ def profiled(check: Check, step: Step) -> tuple[int, float, list[tuple[str, floa
 
 
 def section_variants(check: Check) -> None:
-    """DINO, bfloat16: what else a step can gain, one change after the other."""
+    """DINO: what each choice of `crossstage.engine.acceleration` is worth, one after the other."""
     bf16, fused = torch.bfloat16, True if check.cuda else None
-    keep = lambda model: None  # noqa: E731
-    variant(check, "float32, no TF32 (torch's default, and the project's)", keep, dtype=torch.float32, tf32=False)
-    variant(check, "triton", keep, dtype=bf16)
-    variant(check, "triton + fused AdamW", keep, dtype=bf16, fused=fused)
-    variant(check, "triton + fused AdamW + channels_last backbone", channels_last, dtype=bf16, fused=fused)
-    label = "triton + fused AdamW + channels_last + F.batch_norm norms"
-    variant(check, label, one_kernel_norms, dtype=bf16, fused=fused)
-    if check.cuda or check.args.compile:
-        label = "triton + fused + channels_last + F.batch_norm, compiled backbone"
-        variant(check, label, compile_backbone, dtype=bf16, fused=fused, needs=110)
-        label = "triton + fused, compiled encoder and decoder layers"
-        variant(check, label, compile_layers, dtype=bf16, fused=fused, needs=130)
+    variant(check, "float32 without TF32", first, dtype=torch.float32, tf32=False)
+    variant(check, "float32, TF32", first, dtype=torch.float32)
+    variant(check, "float32, TF32, channels_last", last, dtype=torch.float32)
+    variant(check, "bf16", first, dtype=bf16)
+    variant(check, "bf16, channels_last", last, dtype=bf16)
+    variant(check, "bf16, channels_last, fused AdamW", last, dtype=bf16, fused=fused)
+    label = "bf16, channels_last, fused AdamW, without cuDNN's measurement"
+    variant(check, label, last, dtype=bf16, fused=fused, benchmark=False)
+    label = "bf16, channels_last, fused AdamW, timm's frozen norms"
+    variant(check, label, norms_of_torchvision, dtype=bf16, fused=fused)
+    label = "bf16, channels_last, fused AdamW, train.compile"
+    if not (check.cuda or check.args.compile):
+        return check.put("variants", label, "left out: inductor is measured on a GPU alone (or with --compile)")
+    return variant(check, label, compiled, dtype=bf16, fused=fused, needs=60)
 
 
 def variant(
     check: Check,
     label: str,
-    change: Callable[[nn.Module], None],
+    change: Callable[[nn.Module, Check], None],
     *,
     dtype: torch.dtype,
     fused: bool | None = None,
     tf32: bool = True,
-    needs: float = 30,
+    benchmark: bool = True,
+    needs: float = 4,
 ) -> None:
     """Measure a step of DINO after a change of the model, if there are `needs` seconds."""
     if check.left() < needs:
-        return check.say("variants: no time for", label)
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+        return check.put("variants", label, f"left out: {check.left():.0f} s left, {needs:.0f} needed")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
     try:
         with kernels.sampling_by_kernels(kernels.can_run(check)):
             model = build_model(check, "dino")
-            change(model)
+            change(model, check)
             measure(check, "variants", label, Step(model, batch_of(check), dtype, fused=fused))
     except Exception as error:
         check.put_error("variants", label, error)
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     return free(check)
 
 
-def channels_last(model: nn.Module) -> None:
+def first(model: nn.Module, check: Check) -> None:
+    """The channels come first, as they are built."""
+
+
+def last(model: nn.Module, check: Check) -> None:
     """The backbone with its channels last in memory."""
-    model.backbone.to(memory_format=torch.channels_last)
+    train = OmegaConf.create({"train": {**get_config("common/train.py").train, "channels_last": True}})
+    place(model, train, check.device)
 
 
-def one_kernel_norms(model: nn.Module) -> None:
-    """Frozen norms as F.batch_norm: one kernel each, and bfloat16 stays bfloat16 under autocast."""
-    channels_last(model)
-
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-
+def norms_of_torchvision(model: nn.Module, check: Check) -> None:
+    """Frozen norms as timm has them: several kernels each, and float32 even under autocast."""
+    last(model, check)
     for module in model.backbone.modules():
-        if type(module).__name__ == "FrozenBatchNorm2d":
-            module.forward = types.MethodType(forward, module)
+        if isinstance(module, FrozenBatchNorm2d):
+            module.forward = types.MethodType(FrozenBatchNorm2d.forward, module)
 
 
-def compile_backbone(model: nn.Module) -> None:
-    """`one_kernel_norms`, and the backbone compiled."""
-    one_kernel_norms(model)
-    model.backbone.body = torch.compile(model.backbone.body, dynamic=False)
-
-
-def compile_layers(model: nn.Module) -> None:
-    """The layers of encoder and decoder compiled."""
-    for stack in (model.encoder, model.decoder):
-        for layer in getattr(stack, "layers", []):
-            layer.compile(dynamic=False)
+def compiled(model: nn.Module, check: Check) -> None:
+    """The backbone and the layers of encoder and decoder compiled, as train.compile does."""
+    last(model, check)
+    compile_layers(model, "inductor")
 
 
 def free(check: Check) -> None:

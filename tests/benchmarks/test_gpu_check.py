@@ -4,23 +4,71 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from benchmarks.gpu import device
+from benchmarks.gpu.check import BUDGET, SECTIONS, run_section
+from benchmarks.gpu.record import Check
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_section_runs_at_tiny_sizes(tmp_path: Path):
-    command = [sys.executable, "benchmarks/gpu/check.py", "--device", "cpu", "--tiny", "--skip", "tests,compiled"]
+def check(folder: Path, *options: str) -> dict:
+    """The results of a tiny run on the CPU."""
+    command = [sys.executable, "benchmarks/gpu/check.py", "--device", "cpu", "--tiny", *options]
     plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}  # it takes minutes
     plain["OMP_NUM_THREADS"] = "1"
-    command += ["--out", str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=plain)
-    assert run.returncode == 0, run.stderr
+    command += ["--out", str(folder), "--budget", "2000"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=plain)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr
     assert run.stdout.rstrip().endswith("sections failed: none"), run.stdout[-2000:]
-    results = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert {"env", "msda", "pyramid", "criterion", "steps", "variants"} <= results.keys()
+    return json.loads((folder / "gpu_check.json").read_text())
+
+
+def test_the_sections_of_operations_and_steps_run_at_tiny_sizes(tmp_path: Path):
+    results = check(tmp_path, "--skip", "tests,training,resume,processes")
+    assert {"env", "msda", "pyramid", "criterion", "steps", "variants", "compiled"} <= results.keys()
+    assert "left out" in results["compiled"] and "left out" in str(results["variants"])  # inductor, with the reason
+
+
+@pytest.mark.skipif("GPU_CHECK_RUNS" not in os.environ, reason="takes minutes; GPU_CHECK_RUNS=1 runs it")
+def test_the_sections_of_whole_runs_run_at_tiny_sizes(tmp_path: Path):
+    results = check(tmp_path, "--only", "training,resume,processes")
+    assert results["resume"]["deterministic algorithms: as if not killed"] == "yes"
+    verdicts = [value for key, value in results["processes"].items() if key.endswith("equal to one")]
+    assert verdicts == ["yes", "yes"]
+    assert len(results["training"]) == 4
+
+
+def test_a_section_that_fails_or_takes_too_long_ends_alone(tmp_path: Path, monkeypatch, capsys):
+    def section_env(check: Check) -> None:
+        raise ValueError("no such device")
+
+    def section_tests(check: Check) -> None:
+        assert 0 < check.left() <= 1.5
+        time.sleep(30)
+
+    monkeypatch.setattr(device, "section_env", section_env)
+    monkeypatch.setattr(device, "section_tests", section_tests)
+    args = SimpleNamespace(budget=60.0, tiny=True, out=str(tmp_path), project=".")
+    run = Check(args, device=torch.device("cpu"), start=time.monotonic())
+    for name, seconds in (("env", 5.0), ("tests", 1.5), ("build", 0.5)):
+        run_section(run, name, seconds=seconds)
+    assert run.left() > 50
+    stored = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert stored["env"] == {"FAILED": "ValueError: no such device"}
+    assert stored["tests"] == {"FAILED": "TimeoutError: longer than its 2 s"}
+    assert run.print_all() == ["env", "tests"]
+    assert run.results["build"] == {"left out": "the budget is used up"}
+
+
+def test_the_sections_fit_into_what_is_lent():
+    assert sum(seconds for _, seconds in SECTIONS.values()) <= BUDGET <= 540
 
 
 def test_the_kernels_compile_for_an_h100_without_spills_and_with_atomics_of_four_numbers():
