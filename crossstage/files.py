@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         # The message must name `path`, not the hidden file. OSError chooses the subclass by the number.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # removing even a missing file fails where the file system is read-only
+            temporary.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -49,8 +49,15 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
     with Video(text) as video:
         path = video_output(text, Path(args.output))
         ready = opened(args, cfg, problems=[])
-        limits = {"thresholds": ready.thresholds, "limit": args.limit, "batch": args.batch_size}
-        predict_video(video, path, ready.predictor, **limits, console=console)
+        predict_video(
+            video,
+            path,
+            ready.predictor,
+            thresholds=ready.thresholds,
+            limit=args.limit,
+            batch=args.batch_size,
+            console=console,
+        )
 
 
 def predict_images(args: argparse.Namespace, cfg: DictConfig, console: Console) -> None:

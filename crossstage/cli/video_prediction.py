@@ -55,7 +55,9 @@ class VideoWork:
         detections = write_predictions(path.parent, self.entries)
         of_all = f" of {self.total}" if self.total and len(self.entries) < self.total else ""
         print(f"{self.found} detections with a score of at least {thresholds} in {len(self.entries)}{of_all} frames")
-        print(f"  video        {path}\n  detections   {detections}")
+        if path.is_file():
+            print(f"  video        {path}")
+        print(f"  detections   {detections}")
 
 
 def predict_video(

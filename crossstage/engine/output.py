@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -104,7 +104,8 @@ def held(folder: Path, name: str = LOCK) -> Iterator[int | None]:
         yield lock
     finally:
         _locks.discard(lock)
-        path.unlink(missing_ok=True)  # before the lock is released: nobody can have locked the file in between
+        with suppress(OSError):  # a folder that has become read-only must not hide the error that this caused
+            path.unlink()  # before the lock is released: nobody can have locked the file in between
         os.close(lock)
 
 

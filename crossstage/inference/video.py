@@ -79,17 +79,33 @@ class Video:
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Read the frames in their order. Raises InputError at a place that cannot be read."""
+        """Read the frames in their order. Damaged ones are left out; then this raises InputError at the end."""
         first = None
         number = 0
+        damage: list[str] = []
+        for frame in self._decoded(damage):
+            seconds = float(number / self.rate) if frame.time is None else frame.time
+            first = seconds if first is None else first
+            yield Frame(number, seconds - first, upright(frame.to_image(), frame.rotation))
+            number += 1
+        if damage:
+            raise InputError(
+                f"{self.text}: damaged in {len(damage)} places ({damage[0]}); {number} frames could be read; the "
+                "others are left out"
+            )
+
+    def _decoded(self, damage: list[str]) -> Iterator[Any]:
+        """PyAV's frames; a message is appended to `damage` for each place that cannot be read."""
         try:
-            for frame in self._container.decode(video=0):
-                seconds = float(number / self.rate) if frame.time is None else frame.time
-                first = seconds if first is None else first
-                yield Frame(number, seconds - first, upright(frame.to_image(), frame.rotation))
-                number += 1
-        except self._av.error.FFmpegError as error:
-            raise InputError(f"{self.text}: cannot be read after {number} frames ({_reason(error)})") from error
+            for packet in self._container.demux(video=0):
+                try:
+                    found = packet.decode()
+                except self._av.error.FFmpegError as error:
+                    damage.append(_reason(error))
+                    continue
+                yield from found
+        except self._av.error.FFmpegError as error:  # of the file as a whole: nothing can be read after it
+            damage.append(_reason(error))
 
 
 class VideoFile:

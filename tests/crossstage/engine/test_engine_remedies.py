@@ -8,8 +8,10 @@ import torch
 
 from crossstage.cli.train import main
 from crossstage.engine.network import LossNetwork
+from crossstage.engine.output import held
 from crossstage.engine.remedies import as_input_error
 from crossstage.errors import InputError
+from crossstage.files import write_text
 
 
 def of_torch() -> Exception:
@@ -40,6 +42,19 @@ def test_an_error_of_the_machine_names_its_remedy(error, message):
 )
 def test_other_errors_keep_their_traceback(error):
     assert as_input_error(error, Path("out")) is None
+
+
+def test_cleaning_up_in_a_read_only_folder_does_not_hide_the_error(tmp_path, monkeypatch):
+    """There, removing even a file that does not exist fails."""
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(FileNotFoundError, match=r"/results\.json'"):
+        write_text(tmp_path / "lost" / "results.json", "")
+    with pytest.raises(InputError, match="the error itself"), held(tmp_path):
+        raise InputError("the error itself")
 
 
 def test_a_run_without_memory_is_one_line_and_its_log_has_the_traceback(arguments, tmp_path, monkeypatch, capsys):
