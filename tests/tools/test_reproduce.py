@@ -276,8 +276,13 @@ def test_curves_are_drawn_over_seeds(tool):
     assert not Path("out/toy/curves.json").exists()  # this program writes no metrics.json
     request = request_of(seeds=2)
     finish(request, 0, [30.0, 40.0])
+    for run, share in zip(request.runs(ROWS[0]), (0.2, 0.4), strict=True):  # as `crossstage inspect queries` writes it
+        (run.folder / "queries").mkdir()
+        (run.folder / "queries/queries.json").write_text(json.dumps({"model": {"query_changes": [share, 0.1]}}))
     write_curves(request, {"plain": request.runs(ROWS[0])})
-    (point,) = json.loads(Path("out/toy/curves.json").read_text())["rows"]["plain"]
+    drawn = json.loads(Path("out/toy/curves.json").read_text())
+    assert [share["mean"] for share in drawn["query_changes"]["plain"]] == [pytest.approx(0.3), 0.1]
+    (point,) = drawn["rows"]["plain"]
     assert point["ap"]["mean"] == 35 and point["ap"]["count"] == 2 and point["iteration"] == 30
     assert Path("out/toy/curves.png").stat().st_size and Path("out/toy/curves.pdf").stat().st_size
 
