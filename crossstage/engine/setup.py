@@ -14,9 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from crossstage.config import LazyConfig, find_config
+from crossstage.config import LazyConfig, find_config, get_config
 from crossstage.engine.acceleration import MATMUL_PRECISIONS
 from crossstage.engine.length import EPOCHS, prefer_given_iterations
 from crossstage.engine.sharding import fsdp_strategy
@@ -28,6 +28,8 @@ ROOTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
     """Load a config, apply overrides and train.fast_dev_run, and check it.
 
+    A run's config.yaml may be older than some keys of the train node; it gets their defaults.
+
     Args:
         file: a path, or the short name of one of our configs.
         overrides: such as "train.max_iter=1000".
@@ -38,7 +40,10 @@ def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         InputError: if one of `ROOTS` is missing, or a value is wrong.
     """
-    cfg = LazyConfig.load(find_config(file))
+    path = find_config(file)
+    cfg = LazyConfig.load(path)
+    if path.suffix == ".yaml" and "train" in cfg:
+        cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     LazyConfig.apply_overrides(cfg, list(overrides))
     if missing := [name for name in ROOTS if name not in cfg]:
         raise InputError(f"{file}: does not define {', '.join(missing)}; a config defines {', '.join(ROOTS)}")

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from crossstage.cli.train import argument_parser, main
-from crossstage.config import get_config
+from crossstage.config import LazyConfig, find_config, get_config
 from crossstage.engine import setup
 from crossstage.errors import InputError
 
@@ -84,6 +84,20 @@ def test_a_missing_train_key_is_named():
     del train.accumulate
     with pytest.raises(InputError, match=r"train\.accumulate is missing; begin with get_config"):
         setup.check_values(train)
+
+
+def test_a_run_that_is_older_than_a_train_key_gets_its_default(tmp_path):
+    cfg = LazyConfig.load(find_config("dino_toy"))
+    cfg.train.max_iter = 7
+    del cfg.train.strategy, cfg.train.early_stopping, cfg.train.checkpointer.epochs
+    LazyConfig.save(cfg, tmp_path / "config.yaml")
+    train = setup.load_config(str(tmp_path / "config.yaml"), ["train.strategy=fsdp"]).train
+    assert (train.max_iter, train.strategy, train.early_stopping.patience, train.checkpointer.epochs) == (
+        7,
+        "fsdp",
+        0,
+        0,
+    )
 
 
 def args(*given: str) -> argparse.Namespace:
