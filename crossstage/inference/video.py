@@ -61,7 +61,7 @@ class Video:
         try:
             self._container: Any = self._av.open(where, format=kind)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
-            expected = "a camera that is not in use" if kind else "a video file"
+            expected = "a camera that exists and is not in use" if kind else "a video file"
             raise InputError(f"--input {text}: cannot be opened ({_reason(error)}); expected {expected}") from error
         if not self._container.streams.video:
             self._container.close()
