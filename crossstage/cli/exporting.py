@@ -12,9 +12,9 @@ from torch import Tensor
 
 from crossstage.checkpoints.load import local_path
 from crossstage.cli.picture_files import find_images
-from crossstage.cli.prediction import Detector, Work, load_detector, read_samples, settle_classes
 from crossstage.config import LazyConfig, find_config
 from crossstage.config.yaml_form import dump, encode
+from crossstage.data.pixels import read_image
 from crossstage.deployment.agreement import LIMITS, Agreement, check, compared
 from crossstage.deployment.exported_detector import ExportedDetector
 from crossstage.deployment.facts import Facts, digest, resize_rule
@@ -22,6 +22,9 @@ from crossstage.deployment.load import Detecting, loaded
 from crossstage.deployment.write import FORMATS, Shape, require_onnx, write
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
+from crossstage.inference.classes import settle_classes
+from crossstage.inference.pictures import as_sample
+from crossstage.inference.predictor import Predictor, build_predictor
 
 SIZES = ((256, 320), (352, 288))  # of generated pictures, where the size is dynamic: (height, width)
 BATCHES = (2, 1)  # where the batch is dynamic
@@ -37,11 +40,12 @@ def export(args: argparse.Namespace) -> None:
         shape = Shape(size=size_of(args.size), batch=batch_of(args.batch))
         file = output_file(args)
         cfg = LazyConfig.apply_overrides(LazyConfig.load(find_config(args.config_file)), args.opts)
-        truth = settle_classes(cfg, args, Work(0))
-        detector = load_detector(cfg, args, truth, torch.device("cpu"))
+        truth = settle_classes(cfg, args.weights, asked=args.opts, problems=[])
+        cpu = torch.device("cpu")
+        detector = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=cpu)
         facts = Facts(
             class_names=detector.class_names,
-            resize=resize_rule(detector.transform),
+            resize=resize_rule(None if cfg.dataloader.test.transform is None else detector.transform),
             config=dump(encode(cfg)[0]),
             weights=Path(args.weights).name,
             weights_sha256=digest(local_path(args.weights)),
@@ -93,7 +97,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def pictures(args: argparse.Namespace, shape: Shape, detector: Detector) -> list[Tensor]:
+def pictures(args: argparse.Namespace, shape: Shape, detector: Predictor) -> list[Tensor]:
     """Batches in the sizes to compare, uint8 [B, 3, H, W]: of the given pictures, or of generated ones."""
     given = [] if args.input is None else given_pictures(args, detector)
     batches = BATCHES if shape.batch is None else (shape.batch,) * 2
@@ -107,15 +111,9 @@ def pictures(args: argparse.Namespace, shape: Shape, detector: Detector) -> list
     ][: 1 if same else 2]
 
 
-def given_pictures(args: argparse.Namespace, detector: Detector) -> list[Tensor]:
+def given_pictures(args: argparse.Namespace, detector: Predictor) -> list[Tensor]:
     """The pictures of --input, as the config's test transform gives them."""
-    unreadable: list[str] = []
-    samples = read_samples(find_images(args.input), unreadable)
-    if not samples:
-        raise InputError(f"--input: no picture can be read: {'; '.join(unreadable)}")
-    return [
-        (sample if detector.transform is None else detector.transform(sample)).pixels for sample in samples.values()
-    ]
+    return [detector.transform(as_sample(read_image(file))).pixels for file in find_images(args.input)]
 
 
 def picture(number: int, size: tuple[int, int], given: Sequence[Tensor]) -> Tensor:

@@ -13,9 +13,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+import crossstage
 from benchmarks.export import LARGE, default_names, rows, spread
 from crossstage.cli import export as command
-from crossstage.cli import exporting, prediction
+from crossstage.cli import exporting
 from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.deployment.agreement import LIMITS, compared
@@ -99,11 +100,8 @@ def test_the_example_without_torch_finds_what_predict_finds(exported):
     assert "torch" not in text and len(text.splitlines()) < 60
     session = onnxruntime.InferenceSession(exported / "weights.onnx", providers=["CPUExecutionProvider"])
     boxes, scores, labels = example().detect(session, Image.open(exported / "picture.png"))
-    args = Namespace(config_file="config.yaml", weights=str(exported / "weights.pth"), opts=[])
-    cfg = LazyConfig.load(exported / "config.yaml")
-    truth = prediction.settle_classes(cfg, args, prediction.Work(0))
-    detector = prediction.load_detector(cfg, args, truth, torch.device("cpu"))
-    ((_, _, found),) = prediction.detect(detector, [[exported / "picture.png"]], [])
+    detector = crossstage.load(exported / "config.yaml", exported / "weights.pth", device="cpu")
+    found = detector.predict(exported / "picture.png", threshold=0.0)
     assert len(found) == len(scores) > 0
     np.testing.assert_allclose(boxes, found.boxes_xyxy.numpy(), atol=1e-3)
     np.testing.assert_allclose(scores, found.scores.numpy(), atol=1e-3)
