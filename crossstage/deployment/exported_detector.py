@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crossstage.errors import InputError
 from crossstage.modeling.detector import Detector, group_named
-from crossstage.modeling.postprocess import TopK, best_pairs
+from crossstage.modeling.postprocess import TopK
 from crossstage.structures import ImageBatch
 
 
@@ -43,8 +43,7 @@ class ExportedDetector(nn.Module):
         mask = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
         # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
         _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
-        outputs = group_named("matching", groups).outputs
-        scores, labels, boxes_xyxy = best_pairs(outputs.logits[-1], outputs.boxes[-1], self.chosen.num_select)
+        scores, labels, boxes_xyxy = self.chosen.best(group_named("matching", groups).outputs)
         height, width = pixels.shape[-2:]
         extent = torch.stack([boxes_xyxy.new_full((), side) for side in (width, height, width, height)])
         boxes_xyxy = boxes_xyxy * extent

@@ -88,17 +88,21 @@ class TopK(nn.Module):
         kept = None if indices is None else torch.tensor(indices)
         self.register_buffer("classes", kept, persistent=False)  # moves with the model and is no weight
 
-    def forward(self, outputs: StageOutputs, batch: ImageBatch) -> list[Detections]:
-        """Return the detections of each image, best first, in pixels of the original image."""
+    def best(self, outputs: StageOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of the last stage among the chosen classes; what `best_pairs` returns."""
         logits, classes = outputs.logits[-1], self.classes
         if self._largest >= logits.shape[-1]:
             raise InputError(
                 f"postprocess.classes: the model has no class {self._largest}; expected 0 to {logits.shape[-1] - 1}"
             )
-        if classes is not None:
-            logits = logits[..., classes]
-        scores, labels, boxes = best_pairs(logits, outputs.boxes[-1], self.num_select)
-        labels = labels if classes is None else classes[labels]
+        if classes is None:
+            return best_pairs(logits, outputs.boxes[-1], self.num_select)
+        scores, labels, boxes = best_pairs(logits[..., classes], outputs.boxes[-1], self.num_select)
+        return scores, classes[labels], boxes
+
+    def forward(self, outputs: StageOutputs, batch: ImageBatch) -> list[Detections]:
+        """Return the detections of each image, best first, in pixels of the original image."""
+        scores, labels, boxes = self.best(outputs)
         detections = []
         for image, (height, width) in enumerate(batch.original_sizes):
             extent = boxes.new_tensor([width, height, width, height])

@@ -162,6 +162,14 @@ def test_the_function_gives_the_detections_of_the_detector_in_pixels_of_the_inpu
             torch.testing.assert_close(labels[image][kept], found.labels)
 
 
+def test_a_file_detects_the_chosen_classes_alone():
+    node = one_layer("dino_toy", **{"postprocess.classes": [2, 0]})
+    detector = randomised(node).float().eval()
+    _, scores, labels = ExportedDetector(detector)(image_batch(1, 1).pixels)
+    assert set(labels.unique().tolist()) == {0, 2}
+    assert scores.equal(scores.sort(dim=1, descending=True).values)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "says"),
     [
