@@ -69,7 +69,7 @@ TORCH_ALONE = ("crossstage/structures.py", "csla/labels.py", "csla/rule.py", "dc
 # Except here: scipy multiplies by a transposed sparse matrix without a sort, several times as fast as torch; and
 # Triton, which torch brings along on a GPU, is imported by the first call there.
 BESIDE_TORCH = {
-    "crossstage/layers/ops/weighted_rows.py": {"scipy"},
+    "crossstage/layers/ops/weighted_rows.py": {"scipy", "numpy"},
     "crossstage/layers/ops/bilinear_triton.py": {"triton"},
 }
 

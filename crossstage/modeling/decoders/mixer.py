@@ -284,17 +284,10 @@ class MixerDecoder(nn.Module):
         """
         memory = with_shared_gradient(memory)
         state, bank = first_state(queries, memory, least_side=self.least_side), ()
-        states, logits = [], []
+        mask, states, logits = queries.attention_mask, [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
             state, scores, bank = refine(
-                state,
-                layer,
-                class_head,
-                box_head,
-                self.moves,
-                memory=memory,
-                bank=bank,
-                attention_mask=queries.attention_mask,
+                state, layer, class_head, box_head, self.moves, memory=memory, bank=bank, attention_mask=mask
             )
             states.append(state)
             logits.append(scores)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from crossstage.modeling.supervision.criterion import SetCriterion
-from crossstage.modeling.supervision.matching import HungarianMatcher
+from crossstage.modeling.supervision.matching import HungarianMatcher, Pairs
 from crossstage.modeling.supervision.normalizers import ObjectCount
-from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, StageOutputs, Target
+from crossstage.structures import GroupOutputs, PaddedTargets, QueryGroup, Target
 from tests.random_scenes import objects_of, predictions
 from tests.supervisions import NAMES, WEIGHTS, supervision
 
@@ -106,10 +106,10 @@ def test_stages_may_repeat_the_objects_differently():
 class LastImageTwice:
     """A rule: two queries for the first object of the last image, one for any other; none for objects of class 0."""
 
-    def __call__(self, outputs: StageOutputs, targets: PaddedTargets) -> torch.Tensor:
-        copies = torch.ones_like(targets.labels)
+    def __call__(self, pairs: Pairs) -> torch.Tensor:
+        copies = torch.ones_like(pairs.targets.labels)
         copies[-1, 0] = 2
-        return copies.masked_fill(targets.labels == 0, 0).expand(outputs.num_stages, -1, -1)
+        return copies.masked_fill(pairs.targets.labels == 0, 0).expand(pairs.outputs.num_stages, -1, -1)
 
 
 def test_a_rule_decides_over_each_object_with_the_same_single_transfer(transfers):
