@@ -1,7 +1,8 @@
-"""The questions of docs/results.md: rows of a paper's table with a recipe at which a small model is trained out.
+"""The questions of docs/results.md: rows of a paper's table with one recipe for all of them.
 
-`crossstage reproduce --question NAME` answers one. The recipe was chosen for the baseline alone, and all rows of the
-question get it; docs/results.md says how. Rows are named as in the table.
+`crossstage reproduce --question NAME` answers one. The recipes are starting values. They are to be chosen for the
+baseline alone, so that it is trained out; docs/results.md says how, and that this has not been done. Rows are named as
+in the table.
 """
 
 from __future__ import annotations

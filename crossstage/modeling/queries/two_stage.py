@@ -34,8 +34,9 @@ def best_tokens(scores: Tensor, usable: Tensor, count: int) -> Tensor:
     queries depends neither on the image's size nor on its neighbours in the batch.
     """
     # Filled up to at least `count`, so that an exported graph need not compare it with a number of tokens. What is
-    # filled up ranks below the tokens that are not usable, and is never chosen.
-    ranking = scores.masked_fill(~usable, torch.finfo(scores.dtype).min)
+    # filled up ranks below all tokens, also those that are not usable or have a score of -inf, and is never chosen.
+    least = torch.finfo(scores.dtype).min
+    ranking = scores.clamp(min=least).masked_fill(~usable, least)
     ranked = F.pad(ranking, (0, count), value=-torch.inf).topk(count, dim=1).indices
     available = usable.sum(dim=1, keepdim=True).clamp(min=1, max=count)
     return ranked.gather(1, torch.arange(count, device=scores.device) % available)

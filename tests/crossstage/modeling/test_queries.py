@@ -42,6 +42,11 @@ def selection(count: int, *, channels: int = 16) -> TwoStageQueries:
     return queries
 
 
+def test_best_tokens_exist_whatever_their_scores_are():
+    scores = torch.full((1, 4), -torch.inf)
+    assert best_tokens(scores, torch.ones(1, 4, dtype=torch.bool), 6).max() < 4
+
+
 @given(st.lists(st.tuples(st.integers(-9, 9), st.booleans()), min_size=1, max_size=9), st.integers(1, 12))
 def test_best_tokens_are_usable_best_first_and_start_again_from_the_best(tokens, count):
     scores = torch.tensor([[float(score) + index / 100 for index, (score, _) in enumerate(tokens)]])
