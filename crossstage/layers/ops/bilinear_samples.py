@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from crossstage.layers.ops.corners import corners
 from crossstage.layers.ops.exporting import exporting
 from crossstage.layers.ops.weighted_rows import weighted_rows
 from crossstage.structures import Levels
@@ -66,59 +67,39 @@ def _samples_last(
 
     first: int32 [Q in its shape], the first row of values of each row's image and head.
     """
-    points = weights.shape[-1]
-    sizes = levels.sizes.to(locations.dtype).repeat_interleave(points, dim=0)  # [L * P, 2]
-    column, share_x = _corner_cells(locations[..., 0].flatten(-2), sizes[:, 0])
-    row, share_y = _corner_cells(locations[..., 1].flatten(-2), sizes[:, 1])
-    row = row.mul_(levels.sizes[:, 0].to(torch.int32).repeat_interleave(points) * heads)
-    row = row.add_(levels.starts.to(torch.int32).repeat_interleave(points) * heads)
-    column = column.mul_(heads).add_(first[..., None, None])
-    rows = row[..., :, None, :] + column[..., None, :, :]  # [B, N, H, 2 (y), 2 (x), L * P]
-    shares = (weights.flatten(-2)[..., None, :] * share_y)[..., :, None, :] * share_x[..., None, :, :]
-    return rows.flatten(-3).flatten(0, -2), shares.flatten(-3).flatten(0, -2)
+    repeats = weights.shape[-1]
+    sizes = levels.sizes.to(locations.dtype).repeat_interleave(repeats, dim=0).t()[:, None]  # [2, 1, L * P]
+    points = locations.flatten(0, -4).flatten(1, 2).permute(2, 0, 1)
+    column, row, shares = corners(points, weights.flatten(0, -3).flatten(1), sizes)
+    strides, starts = _row_strides(levels, heads, repeats)
+    column = column.mul_(heads).add_(first.reshape(-1, 1, 1))
+    row = row.mul_(strides).add_(starts)
+    return (row[:, :, None] + column[:, None]).flatten(1), shares.flatten(1)
 
 
 def _samples_first(
     levels: Levels, heads: int, first: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `_samples_last`, computed with the rows on the last axis: faster where a row has few samples."""
-    points = weights.shape[-1]
-    x, y = locations.flatten(0, -4).flatten(1, 2).permute(2, 1, 0).contiguous()  # each [L * P, Q]
-    sizes = levels.sizes.to(locations.dtype).repeat_interleave(points, dim=0)[..., None]  # [L * P, 2, 1]
-    column, share_x = _corner_cells(x, sizes[:, 0])  # [L * P, 2, Q]
-    row, share_y = _corner_cells(y, sizes[:, 1])
-    starts = levels.starts.to(torch.int32).repeat_interleave(points)[:, None] * heads + first.flatten()
-    column = column.mul_(heads).add_(starts[:, None])
-    row = row.mul_(levels.sizes[:, 0].to(torch.int32).repeat_interleave(points)[:, None, None] * heads)
-    share_y = share_y * weights.flatten(0, -3).flatten(1).t()[:, None]
-    return _by_row(row[:, :, None] + column[:, None]), _by_row(share_y[:, :, None] * share_x[:, None])
+    repeats = weights.shape[-1]
+    sizes = levels.sizes.to(locations.dtype).repeat_interleave(repeats, dim=0).t()[..., None]  # [2, L * P, 1]
+    points = locations.flatten(0, -4).flatten(1, 2).permute(2, 1, 0).contiguous()
+    column, row, shares = corners(points, weights.flatten(0, -3).flatten(1).t().contiguous(), sizes)
+    strides, starts = _row_strides(levels, heads, repeats)
+    column = column.mul_(heads).add_((starts[:, None] + first.flatten())[:, None])
+    row = row.mul_(strides[:, None, None])
+    return _by_row(row[:, :, None] + column[:, None]), _by_row(shares)
+
+
+def _row_strides(levels: Levels, heads: int, repeats: int) -> tuple[Tensor, Tensor]:
+    """int32 [L * P] each: rows of values from one row of a sample's map to the next, and before its level."""
+    widths, starts = (of_level.to(torch.int32) * heads for of_level in (levels.sizes[:, 0], levels.starts))
+    return widths.repeat_interleave(repeats), starts.repeat_interleave(repeats)
 
 
 def _by_row(corners: Tensor) -> Tensor:
     """[L * P, 2, 2, Q] -> [Q, 4 * L * P]."""
     return corners.flatten(0, 2).t().contiguous()
-
-
-def _corner_cells(coordinates: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two neighbouring cells of each point along one axis, and the share of each in the bilinear sample.
-
-    Args:
-        coordinates: [..., Q] in [0, 1].
-        size: number of cells along the axis, broadcast with `coordinates`.
-
-    Returns:
-        int32 [..., 2, Q]: indices of the cells; for a cell outside the map, the nearest cell inside.
-        [..., 2, Q]: their shares; 0 for a cell outside the map.
-    """
-    position = coordinates * size - 0.5
-    low = position.detach().floor()
-    upper_share = position - low
-    cell = low.unsqueeze(-2) + torch.arange(2, dtype=low.dtype, device=low.device)[:, None]
-    inside = torch.minimum(cell.clamp(min=0), size.unsqueeze(-2) - 1)
-    share = torch.stack([1 - upper_share, upper_share], dim=-2).masked_fill_(inside != cell, 0)
-    # int32 is enough: 2**31 rows of values would be 256 GB. A NaN becomes the lowest integer or 0; the clamp makes
-    # both a valid index.
-    return inside.to(torch.int32).clamp_(min=0), share
 
 
 def _on_kernel(values: Tensor) -> bool:
