@@ -43,6 +43,6 @@ def measure(check: Check, name: str, stages: int, queries: int, objects: int) ->
         lambda: criterion.groups["matching"].matcher.cost(Pairs(groups[0].outputs, targets)),
     )
     case = f"{name} {stages}x2x{queries}x80, {objects} objects"
-    times = [round(check.meter.clock(function, rounds=20), 3) for function in functions]
+    times = [round(check.meter.clock(function, rounds=2 if check.tiny else 20), 3) for function in functions]
     check.put("criterion", f"{case}: f+b, match, cost ms; peak MB", [*times, check.meter.peak(whole)])
     check.put("criterion", f"{case}: waits", check.meter.waits(whole))

@@ -30,13 +30,23 @@ def check(folder: Path, *options: str) -> dict:
     return json.loads((folder / "gpu_check.json").read_text())
 
 
-def test_the_sections_of_operations_and_steps_run_at_tiny_sizes(tmp_path: Path):
-    results = check(tmp_path, "--skip", "tests,training,resume,processes")
-    assert {"env", "msda", "pyramid", "criterion", "steps", "variants", "compiled"} <= results.keys()
-    assert "left out" in results["compiled"] and "left out" in str(results["variants"])  # inductor, with the reason
+def test_the_sections_of_operations_and_of_a_step_run_at_tiny_sizes(tmp_path: Path):
+    results = check(tmp_path, "--skip", "tests,variants,training,resume,processes", "--models", "dino")
+    assert {"env", "msda", "pyramid", "criterion", "steps", "compiled"} <= results.keys()
+    assert "left out" in results["compiled"]  # inductor, with the reason
 
 
-@pytest.mark.skipif("GPU_CHECK_RUNS" not in os.environ, reason="takes minutes; GPU_CHECK_RUNS=1 runs it")
+whole = pytest.mark.skipif("GPU_CHECK_RUNS" not in os.environ, reason="takes minutes; GPU_CHECK_RUNS=1 runs it")
+
+
+@whole
+def test_the_steps_of_all_models_and_their_variants_run_at_tiny_sizes(tmp_path: Path):
+    results = check(tmp_path, "--only", "steps,variants")
+    assert {key.split()[0] for key in results["steps"]} == {"dino", "stage_interactor", "deformable", "adamixer"}
+    assert "left out" in str(results["variants"])  # inductor, with the reason
+
+
+@whole
 def test_the_sections_of_whole_runs_run_at_tiny_sizes(tmp_path: Path):
     results = check(tmp_path, "--only", "training,resume,processes")
     assert results["resume"]["deterministic algorithms: as if not killed"] == "yes"
