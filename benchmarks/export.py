@@ -7,6 +7,7 @@ A row per config, format and kind of size: the largest differences, and the time
 file. Times are medians of interleaved runs with one thread; other work on the machine changes them, less so the ratio.
 The parameters are random, and spread so that no two scores are equal. Configs that only train differently (CSLA, the
 quality-aware assignment) predict as others that are listed, and are left out. The large ones have a fixed size alone.
+If a difference exceeds the limits, brackets give that from the model in float64: of the file; of the model in float32.
 Exit status 1 if a file is not right.
 """
 
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 from benchmarks.measure import machine
-from crossstage.cli.exporting import eager, one_thread, picture
+from crossstage.cli.exporting import eager, one_thread, picture, precise
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.config.find import experiments
 from crossstage.deployment.agreement import LIMITS, Agreement, compared
@@ -98,11 +99,10 @@ def rows(name: str, detector: nn.Module, form: str, kind: str, rounds: int) -> I
             return
         taken = time.perf_counter() - start
         detect, _ = loaded(file, form=form)
-        found = compared(eager(model), detect, torch.stack([picture(0, size, ())]), limits=limits, rounds=rounds)
-        yield line(name, form, kind, found, taken), found.within(limits)
-        if kind == "dynamic":
-            others = torch.stack([picture(index, OTHER_SIZE, ()) for index in range(2)])
-            found = compared(eager(model), detect, others, limits=limits, rounds=rounds)
+        batches = [(1, size), (2, OTHER_SIZE)] if kind == "dynamic" else [(1, size)]
+        for count, size in batches:
+            pixels = torch.stack([picture(index, size, ()) for index in range(count)])
+            found = compared(eager(model), detect, pixels, precise=precise(model), limits=limits, rounds=rounds)
             yield line(name, form, kind, found, taken), found.within(limits)
 
 
@@ -111,7 +111,11 @@ def line(name: str, form: str, kind: str, found: Agreement, taken: float) -> str
     batch, _, height, width = found.shape
     times = f"{found.eager:.1f} | {found.file:.1f} | {found.eager / found.file:.2f}"
     where = f"{kind}, {batch} x {height} x {width}"
-    return f"| {name} | {form} | {where} | {found.scores:.1e} | {found.boxes:.1e} | {times} | {taken:.0f} |"
+    scores, boxes = f"{found.found.scores:.1e}", f"{found.found.boxes:.1e}"
+    if found.own is not None and found.exact is not None:
+        scores += f" ({found.exact.scores:.1e}; {found.own.scores:.1e})"
+        boxes += f" ({found.exact.boxes:.1e}; {found.own.boxes:.1e})"
+    return f"| {name} | {form} | {where} | {scores} | {boxes} | {times} | {taken:.0f} |"
 
 
 if __name__ == "__main__":

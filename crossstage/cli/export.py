@@ -18,7 +18,7 @@ The file takes uint8 pixels [batch, 3, height, width] (RGB, resized by the rule 
 masks. After writing, the file is loaded and run next to the model, on generated pictures or on --input, in two sizes
 and two batch sizes where these are dynamic. Differences and times are printed (medians, in turn, one thread). If
 scores differ by more than 1e-4 (--fp16: 0.02) or boxes by more than 0.05 pixels (--fp16: 4), the file is removed and
-the status is 2.
+the status is 2; unless both are similarly far from the model in float64, whose own roundings then explain it.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,8 @@ def checked(
             detect, _ = loaded(file, form=args.format)
             found = []
             for pixels in batches:
-                found.append(compared(eager(model), detect, pixels, limits=limits, rounds=args.rounds))
+                sides = {"precise": precise(model), "limits": limits, "rounds": args.rounds}
+                found.append(compared(eager(model), detect, pixels, **sides))
                 print(f"  {found[-1]}")
         check(found, limits, str(file))
     except BaseException:
@@ -84,6 +86,11 @@ def eager(model: ExportedDetector) -> Detecting:
         return model(pixels)
 
     return detect
+
+
+def precise(model: ExportedDetector) -> Detecting:
+    """A copy of the model in float64 as a function, made when it is called."""
+    return lambda pixels: eager(copy.deepcopy(model).double())(pixels)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from crossstage.deployment.exported_detector import ExportedDetector
 from crossstage.deployment.facts import OUTPUTS, Facts
+from crossstage.deployment.for_onnxruntime import quicker
 from crossstage.errors import InputError
 from crossstage.files import replacing
 
@@ -116,6 +117,7 @@ def in_onnx(program: ExportedProgram) -> Any:
             f"--format onnx: the graph has {', '.join(found)}, which is slow and which other runtimes refuse; use "
             "--format torch-export"
         )
+    quicker(graph.model)
     return graph
 
 

@@ -146,7 +146,9 @@ def sampling_locations(references: Tensor, offsets: Tensor, levels: Levels) -> T
     Returns:
         [B, N, H, L, P, 2], (x, y) in [0, 1] of each padded level.
     """
-    references = references[:, :, None, :, None]
+    # Expanded over the points: onnxruntime divides and adds slowly if an axis in the middle is broadcast.
+    points = offsets.shape[-2]
+    references = references[:, :, None, :, None].expand(-1, -1, -1, -1, points, -1)
     if references.shape[-1] == 2:
-        return references + offsets / levels.sizes.to(offsets.dtype)[:, None]
+        return references + offsets / levels.sizes.to(offsets.dtype)[:, None].expand(-1, points, -1)
     return references[..., :2] + offsets / offsets.shape[-2] * references[..., 2:] * 0.5

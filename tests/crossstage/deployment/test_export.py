@@ -60,6 +60,12 @@ def one_layer(name: str, **overrides: object):
     return node
 
 
+def assert_agree(model, detect, pixels):
+    limits, precise = LIMITS["float32"], exporting.precise(model)
+    found = compared(exporting.eager(model), detect, pixels, precise=precise, limits=limits, rounds=1)
+    assert found.within(limits), found
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A folder with the config and weights of a tiny DINO, what `crossstage export` wrote of it, and a picture."""
@@ -91,6 +97,21 @@ def test_the_graph_has_no_loop_and_no_sequence(exported):
 
     kinds = {node.op_type for node in onnx.load(exported / "weights.onnx").graph.node}
     assert not {kind for kind in kinds if kind in ("Loop", "Scan", "If") or "Sequence" in kind}
+
+
+def test_onnxruntime_reads_int32_indices_and_fuses_no_norm(exported, tmp_path):
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(exported / "weights.onnx", options, providers=["CPUExecutionProvider"])
+    assert "SkipLayerNormalization" not in {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    graph = onnx.load(exported / "weights.onnx").graph
+    maker = {output: node for node in graph.node for output in node.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    samples = [node for node in graph.node if node.op_type == "Gather" and "index_select" in node.name]
+    assert samples and all(types[maker[node.input[1]].output[0]] == onnx.TensorProto.INT32 for node in samples)
 
 
 def test_the_example_without_torch_finds_what_predict_finds(exported):
@@ -144,8 +165,7 @@ def test_a_dynamic_file_of_torch_agrees_in_two_sizes_and_batches(name, tmp_path)
     assert facts["precision"] == "float32"
     for batch, size in ((2, (96, 128)), (1, (131, 100))):
         pixels = torch.stack([exporting.picture(index, size, ()) for index in range(batch)])
-        found = compared(exporting.eager(model), detect, pixels, limits=LIMITS["float32"], rounds=1)
-        assert found.within(LIMITS["float32"]), found
+        assert_agree(model, detect, pixels)
 
 
 @pytest.mark.parametrize("name", ["dino_toy", "deqdet_toy", "stage_interactor_toy", "dab_detr_toy"])
@@ -230,5 +250,4 @@ def test_deformable_convolutions_and_convnext_export(tmp_path):
         write(model, file, form="onnx", shape=Shape(), facts=NO_FACTS)
         detect, _ = loaded(file, form="onnx")
         pixels = exporting.picture(0, (192, 160), ())[None]
-        found = compared(exporting.eager(model), detect, pixels, limits=LIMITS["float32"], rounds=1)
-        assert found.within(LIMITS["float32"]), found
+        assert_agree(model, detect, pixels)

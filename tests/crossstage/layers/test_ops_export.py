@@ -38,7 +38,9 @@ def program():
         return torch.export.export(Sampling(), inputs(2, 5, 6, 3), dynamic_shapes=axes, strict=False)
 
 
-def test_the_form_for_export_gives_the_sums_of_the_bags():
+@pytest.mark.parametrize("largest_part", [1, 4 * 3 * 2, 2**23])
+def test_the_form_for_export_gives_the_sums_of_the_bags_in_any_number_of_parts(largest_part, monkeypatch):
+    monkeypatch.setattr(ops, "LARGEST_PART", largest_part)
     table, weights = torch.randn(9, 4), torch.rand(5, 3)
     rows = torch.randint(0, 9, (5, 3), dtype=torch.int32)
     torch.testing.assert_close(ops._gathered_sums(table, rows, weights), ops.weighted_rows(table, rows, weights))
