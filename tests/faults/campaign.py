@@ -198,7 +198,7 @@ def readonly(campaign: Campaign) -> Iterator[Row]:
 
 def memory(campaign: Campaign) -> Iterator[Row]:
     """A process that needs more and more memory, under a limit: alone, and as one of two."""
-    for name, count, rank in (("the only", 1, 0), ("the first of two", 2, 0), ("the second of two", 2, 1)):
+    for name, count, rank in (("the only process", 1, 0), ("the first of two processes", 2, 0), ("the second of two processes", 2, 1)):
         output = campaign.folder / f"memory_{count}_{rank}"
         process = campaign.start(output, "--num-gpus", str(count), "train.max_iter=4000", FAULTS_MEMORY=str(rank))
         wait_for(lambda output=output: "out of memory" in output.with_suffix(".err").read_text(), process)
@@ -207,7 +207,7 @@ def memory(campaign: Campaign) -> Iterator[Row]:
         seconds = time.monotonic() - started
         cause = [line for line in (output / "log.txt").read_text().splitlines() if "out of memory" in line]
         told = cause[0].split("] ", 1)[-1] if cause else "NO CAUSE in log.txt"
-        yield f"out of memory: {name} process", f"all ended {seconds:.0f} s later, status {status}", told
+        yield f"out of memory: {name}", f"all ended {seconds:.0f} s later, status {status}", told
 
 
 def truncated(campaign: Campaign) -> Iterator[Row]:
