@@ -198,7 +198,8 @@ def readonly(campaign: Campaign) -> Iterator[Row]:
 
 def memory(campaign: Campaign) -> Iterator[Row]:
     """A process that needs more and more memory, under a limit: alone, and as one of two."""
-    for name, count, rank in (("the only process", 1, 0), ("the first of two processes", 2, 0), ("the second of two processes", 2, 1)):
+    whose = (("the only process", 1, 0), ("the first of two processes", 2, 0), ("the second of two processes", 2, 1))
+    for name, count, rank in whose:
         output = campaign.folder / f"memory_{count}_{rank}"
         process = campaign.start(output, "--num-gpus", str(count), "train.max_iter=4000", FAULTS_MEMORY=str(rank))
         wait_for(lambda output=output: "out of memory" in output.with_suffix(".err").read_text(), process)
