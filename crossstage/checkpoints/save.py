@@ -66,7 +66,7 @@ class Checkpointer:
 
     def _unwritable(self, path: Path, error: OSError) -> InputError:
         pointer = self.folder / POINTER
-        last = pointer.read_text().strip() if pointer.is_file() else "none yet"
+        last = pointer.read_text(errors="replace").strip() if pointer.is_file() else "none yet"
         return InputError(f"{unwritable(path, error)} (last checkpoint: {last})")
 
     def latest(self) -> Path | None:
@@ -74,9 +74,11 @@ class Checkpointer:
         pointer = self.folder / POINTER
         if not pointer.is_file():
             return None
-        path = self.folder / pointer.read_text().strip()
+        name = pointer.read_text(errors="replace").strip()
+        path = self.folder / name
         if not path.is_file():
-            raise InputError(f"{pointer} names {path.name}, which does not exist{self._alternative(path)}")
+            shown = name if name.startswith("model_") else f"{name[:40]!a}"  # such as zeros after a loss of power
+            raise InputError(f"{pointer} names {shown}, which does not exist{self._alternative(path)}")
         return path
 
     def read(self, path: Path) -> dict[str, Any]:
@@ -100,7 +102,8 @@ class Checkpointer:
         return state
 
     def _alternative(self, path: Path) -> str:
-        others = [other for other in self._numbered() if other != path and other.name < path.name]
+        is_name = path.name.startswith("model_")
+        others = [other for other in self._numbered() if other != path and (not is_name or other.name < path.name)]
         if not others:
             return ""
         previous = others[-1].name
