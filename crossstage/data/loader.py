@@ -144,7 +144,13 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         source = _TransformedDataset(self.dataset, self.transform, seed=0)
-        return _batches(source, self._draws(), num_workers=self.num_workers, size_divisor=self.size_divisor)
+        batches = _batches(source, self._draws(), num_workers=self.num_workers, size_divisor=self.size_divisor)
+        try:
+            yield from batches
+        except InputError as error:
+            raise InputError(
+                f"{error}; evaluation leaves out no image: replace the file, or remove the image from the JSON"
+            ) from error
 
     def _draws(self) -> list[list[Draw]]:
         rank, processes = _rank_and_processes()

@@ -155,6 +155,10 @@ class CocoEvaluator:
     def _tell_what_is_out_of_reach(self) -> None:
         """Log the number of objects that no detector can find, and the AP of perfect detections."""
         contents = self._contents
+        if not (~contents.crowd).any():
+            logger.warning(
+                "%s: has no object (%d crowd regions): every AP is NaN", self.json_file, contents.crowd.sum()
+            )  # fmt: skip
         possible = reach(contents, max_detections=self.max_detections)
         if not possible.problems:
             return
