@@ -56,7 +56,7 @@ def read_image(path: str | Path) -> Tensor:
             _check_form(image, path)
             deep = _has_sixteen_bits(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return _as_rgb(image, path, deep=deep)
+            return as_rgb(image, path, deep=deep)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image file") from error
     except Image.DecompressionBombError as error:
@@ -95,8 +95,20 @@ def _check_form(image: Image.Image, path: str | Path) -> None:
         _tell_once("pages", f"{path}: has several pictures (pages or frames), of which the first is read")
 
 
-def _as_rgb(image: Image.Image, path: str | Path, *, deep: bool) -> Tensor:
-    """uint8 [3, H, W] of an image; `deep`: whether its file has 16 bits per channel."""
+def as_rgb(image: Image.Image, path: str | Path, *, deep: bool = False) -> Tensor:
+    """Convert one of Pillow's images, without turning it, as the head of this file says.
+
+    Args:
+        image: the image.
+        path: its file, or what messages call it.
+        deep: whether the file has 16 bits per channel.
+
+    Returns:
+        RGB, uint8 [3, H, W].
+
+    Raises:
+        InputError: if the image holds values whose range is unknown.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         tags = _tags(image)
         is_signed = tags.get(SAMPLE_FORMAT) == (SIGNED,) and tags.get(BITS) == (16,)

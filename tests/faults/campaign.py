@@ -138,7 +138,7 @@ def kill(campaign: Campaign) -> Iterator[Row]:
 
 def signals(campaign: Campaign) -> Iterator[Row]:
     """Signals that save."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP"):
         output = campaign.folder / name
         process = campaign.start(output)
         wait_for(lambda output=output: (output / "metrics.json").exists(), process)
