@@ -156,8 +156,7 @@ class CocoEvaluator:
         """Log the number of objects that no detector can find, and the AP of perfect detections."""
         contents = self._contents
         if not (~contents.crowd).any():
-            crowd = contents.crowd.sum()
-            logger.warning("%s: has no object (%d crowd regions): every AP is NaN", self.json_file, crowd)
+            logger.warning("%s: has no object (%d crowd): every AP is NaN", self.json_file, contents.crowd.sum())
         possible = reach(contents, max_detections=self.max_detections)
         if not possible.problems:
             return

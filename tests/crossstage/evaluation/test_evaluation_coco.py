@@ -312,7 +312,7 @@ def test_what_evaluation_cannot_reach_is_said_once_with_its_number(write, caplog
 @pytest.mark.parametrize(("objects", "number"), [([], 0), ([(10, 20, 50, 60, 4, {"iscrowd": 1})], 1)])
 def test_a_set_without_objects_is_told_because_its_ap_is_nan(write, caplog, objects, number):
     CocoEvaluator(write({1: objects}))
-    assert f"has no object ({number} crowd regions): every AP is NaN" in caplog.text
+    assert f"has no object ({number} crowd): every AP is NaN" in caplog.text
 
 
 def test_a_crowd_region_need_not_be_reached(write, caplog):
