@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".*.tmp"  # the pattern of the hidden files that are written first
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
@@ -54,6 +56,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Create or replace `path` in UTF-8. If this fails, nothing is changed and OSError names `path`."""
     write_bytes(path, text.encode())
+
+
+def unwritable(path: Path | str, error: OSError) -> str:
+    """Say that a file of a run cannot be written, why, and what to do."""
+    remedy = "make space" if error.errno in DISK_FULL else "make it writable"
+    return f"{path}: cannot be written ({error.strerror or error}); {remedy}, then continue with --resume"
 
 
 def strict_json(content: Any, **options: Any) -> str:

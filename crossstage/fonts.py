@@ -34,6 +34,24 @@ def font_for(text: str, size: int) -> Font | None:
     return None if path is None else ImageFont.truetype(path, size)
 
 
+@lru_cache(maxsize=512)
+def chart_text(text: str, *, otherwise: str) -> str:
+    """A text for a figure of matplotlib, whose own font is DejaVu Sans.
+
+    Args:
+        text: the text.
+        otherwise: what is returned if the font lacks a letter of it.
+
+    Returns:
+        The text; matplotlib would read "$" as the beginning of a formula, and leave out of a legend what begins
+        with "_".
+    """
+    if not has_letters(ImageFont.truetype(next(_font_files()), 16), frozenset(text) - set(" \t\n")):
+        return otherwise
+    plain = text.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 @lru_cache(maxsize=64)
 def default_font(size: int) -> Font:
     """The font that comes with Pillow."""

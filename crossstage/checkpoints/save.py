@@ -11,7 +11,7 @@ import torch
 from crossstage.checkpoints.load import read_checkpoint
 from crossstage.checkpoints.names import with_current_names
 from crossstage.errors import InputError
-from crossstage.files import replacing, write_text
+from crossstage.files import replacing, unwritable, write_text
 
 PERIODIC = re.compile(r"model_\d{7,}\.pth")
 POINTER = "last_checkpoint"
@@ -36,7 +36,7 @@ class Checkpointer:
         """Write `state` as `name`.pth, then its name into last_checkpoint, then delete the oldest checkpoints.
 
         If the process is killed at any moment, last_checkpoint still names a complete file. Returns the file.
-        Raises InputError if the disk is full; the checkpoints that exist stay as they are.
+        Raises InputError if the disk is full or read-only; the checkpoints that exist stay as they are.
         """
         path = self.folder / f"{name}.pth"
         self._write(path, state)
@@ -66,20 +66,19 @@ class Checkpointer:
 
     def _unwritable(self, path: Path, error: OSError) -> InputError:
         pointer = self.folder / POINTER
-        last = pointer.read_text().strip() if pointer.is_file() else "none yet"
-        return InputError(
-            f"{path}: cannot be written ({error.strerror}); make space, then continue with --resume "
-            f"(last checkpoint: {last})"
-        )
+        last = pointer.read_text(errors="replace").strip() if pointer.is_file() else "none yet"
+        return InputError(f"{unwritable(path, error)} (last checkpoint: {last})")
 
     def latest(self) -> Path | None:
         """The checkpoint to resume from, or None. Raises InputError if last_checkpoint names a missing file."""
         pointer = self.folder / POINTER
         if not pointer.is_file():
             return None
-        path = self.folder / pointer.read_text().strip()
+        name = pointer.read_text(errors="replace").strip()
+        path = self.folder / name
         if not path.is_file():
-            raise InputError(f"{pointer} names {path.name}, which does not exist{self._alternative(path)}")
+            shown = name if name.startswith("model_") else f"{name[:40]!a}"  # such as zeros after a loss of power
+            raise InputError(f"{pointer} names {shown}, which does not exist{self._alternative(path)}")
         return path
 
     def read(self, path: Path) -> dict[str, Any]:
@@ -103,7 +102,8 @@ class Checkpointer:
         return state
 
     def _alternative(self, path: Path) -> str:
-        others = [other for other in self._numbered() if other != path and other.name < path.name]
+        is_name = path.name.startswith("model_")
+        others = [other for other in self._numbered() if other != path and (not is_name or other.name < path.name)]
         if not others:
             return ""
         previous = others[-1].name

@@ -58,7 +58,7 @@ def check_all(args: argparse.Namespace, report: Report, told: list[str]) -> None
         told.clear()  # what the dataset says is in the report already
         files[name] = checked_files(datasets[name], report)
         report.warning(told)
-        draw(datasets[name], files[name], Path(args.output) / f"{name}.png", number=args.pictures)
+        draw(datasets[name], files[name], Path(args.output).expanduser() / f"{name}.png", number=args.pictures)
     check_shared_files(files, datasets, report)
 
 

@@ -39,7 +39,7 @@ def choose_images(cfg: DictConfig, images: Sequence[str], folder: Path, *, limit
         raise InputError(
             "the config has no dataloader.test.dataset with a json_file; expected the config of a detector"
         )
-    json_file, root = Path(node.json_file), Path(node.image_root)
+    json_file, root = Path(node.json_file).expanduser(), Path(node.image_root).expanduser()
     content = _annotations(json_file, cfg, needed=not images)
     if images or limit is not None:
         known = {os.path.realpath(root / record["file_name"]): record for record in content["images"]}

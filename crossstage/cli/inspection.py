@@ -80,7 +80,7 @@ def inspect(args: argparse.Namespace) -> None:
     """Run a tool. Raises InputError for a mistake of the user."""
     if args.tool == "features":
         require_sklearn()
-    output = Path(args.output)
+    output = Path(args.output).expanduser()
     prepare_output(output, [], {})
     work = {
         "refinement": inspect_refinement,

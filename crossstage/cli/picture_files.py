@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from crossstage.errors import InputError
+
+logger = logging.getLogger("crossstage.cli")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHEET_FILE = "contact_sheet.png"
@@ -25,7 +29,8 @@ def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
         flag: the argument that they were given with, for messages.
 
     Returns:
-        Each file once; those of a folder or glob are sorted by name.
+        Each file once; those of a folder or glob are sorted by name, without hidden ones. The log says how many other
+        files of a folder are left out.
 
     Raises:
         InputError: if an input matches no image.
@@ -36,8 +41,7 @@ def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
         if path.is_file():
             matches = [path]
         else:
-            inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-            matches = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            matches = _of_folder(path) if path.is_dir() else _images(map(Path, glob.glob(str(path), recursive=True)))
         if not matches:
             raise InputError(
                 f"{flag} {text}: no images matched; expected an image file, a folder with images "
@@ -48,6 +52,22 @@ def find_images(inputs: Sequence[str], *, flag: str = "--input") -> list[Path]:
     if not files:
         raise InputError(f"{flag}: no images given; expected image files, folders or globs")
     return list(files.values())
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    """The image files of a folder; the log says which others there are, such as HEIC files or videos."""
+    there = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
+    images = _images(there)
+    others = Counter(file.suffix.lower() or "no suffix" for file in set(there) - set(images))
+    if images and others:
+        kinds = ", ".join(f"{number} x {suffix}" for suffix, number in others.most_common(6))
+        logger.warning("%s: files that are not read as images: %s", folder, kinds)
+    return images
+
+
+def _images(files: Iterable[Path]) -> list[Path]:
+    """Those whose name says that they are images, sorted."""
+    return sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:

@@ -47,7 +47,7 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
         predict_images(args, cfg, console)
         return
     with Video(text) as video:
-        path = video_output(text, Path(args.output))
+        path = video_output(text, Path(args.output).expanduser())
         ready = opened(args, cfg, problems=[])
         predict_video(
             video,
@@ -63,7 +63,7 @@ def predict_all(args: argparse.Namespace, console: Console) -> None:
 def predict_images(args: argparse.Namespace, cfg: DictConfig, console: Console) -> None:
     """Detect in all images. Raises InputError, at the end if images are unreadable."""
     files = find_images(args.input)[: args.limit]
-    output = Path(args.output)
+    output = Path(args.output).expanduser()
     names = picture_names(files)
     prepare_output(output, files, names)
     work = Work(len(files))

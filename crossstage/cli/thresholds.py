@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from crossstage.data.classes import some
 from crossstage.errors import InputError, near_names
 
 
@@ -25,8 +26,11 @@ class Thresholds:
         """Raise InputError for a name that is not among the classes."""
         for name, value in self.by_name.items():
             if name not in class_names:
-                known = near_names(name, class_names) if class_names else "none, the classes have no names"
-                raise InputError(f"--threshold {name}={value:g}: there is no such class (near: {known})")
+                known = f"near: {near_names(name, class_names)}; there are {some(class_names)}"
+                raise InputError(
+                    f"--threshold {name}={value:g}: there is no such class "
+                    f"({known if class_names else 'the classes have no names'})"
+                )
 
     def of_labels(self, labels: Tensor, class_names: Sequence[str]) -> Tensor:
         """The least score of each detection, float32 [D], by its class index, int64 [D]."""
@@ -38,7 +42,7 @@ class Thresholds:
 
 def parse_thresholds(text: str) -> Thresholds:
     """Read the argument. Raises InputError if it is not a score, or scores by class."""
-    general, by_name = 0.3, {}
+    given: dict[str, float] = {}  # the score of all classes has the name ""
     for part in text.split(","):
         name, _, value = part.rpartition("=")
         try:
@@ -47,8 +51,8 @@ def parse_thresholds(text: str) -> Thresholds:
             score = -1.0
         if not 0 <= score <= 1:
             raise InputError(f"--threshold {part}: expected a score from 0 to 1, e.g. 0.3 or 0.3,cat=0.5")
-        if name:
-            by_name[name.strip()] = score
-        else:
-            general = score
-    return Thresholds(general, by_name)
+        if (name := name.strip()) in given:
+            raise InputError(f"--threshold {text}: has two scores for {name or 'all classes'}; expected one")
+        given[name] = score
+    general = given.pop("", 0.3)
+    return Thresholds(general, given)

@@ -16,12 +16,23 @@ from crossstage.cli.thresholds import Thresholds
 from crossstage.errors import InputError
 from crossstage.evaluation.loop import tracked
 from crossstage.inference.predictor import Predictor
-from crossstage.inference.video import CAMERA, Frame, Video, VideoFile, is_video
+from crossstage.inference.video import CAMERA, DEVICE, Frame, Video, VideoFile, is_video
 from crossstage.visualize import draw_detections
 
 
 def video_input(inputs: list[str]) -> str | None:
-    """The video among the inputs, or None for images. Raises InputError for a video next to other inputs."""
+    """The video among the inputs, or None for images.
+
+    Raises InputError for a video next to other inputs, for a missing file, and for an address.
+    """
+    for text in inputs:
+        if "://" in text:
+            raise InputError(
+                f"--input {text}: addresses are not read; download the file first, or save the stream (ffmpeg -i "
+                f"ADDRESS -c copy video.mp4); a camera of this machine is {CAMERA}0"
+            )
+        if text.startswith(DEVICE) and (number := text.removeprefix(DEVICE)).isdecimal():
+            raise InputError(f"--input {text}: a camera is given by its number; expected {CAMERA}{number}")
     videos = [text for text in inputs if is_video(text)]
     if videos and len(inputs) > 1:
         raise InputError(f"--input {videos[0]}: expected one video alone; give the other inputs to a run of their own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ def with_classes(contents: CocoContents, class_names: Sequence[str] | None) -> C
     """
     if class_names is None or list(class_names) == contents.class_names:
         return contents
-    wanted, theirs, file = list(class_names), contents.class_names, contents.json_file
+    wanted, theirs, file = list(class_names), in_spelling_of(class_names, contents.class_names), contents.json_file
     for names, of in ((wanted, "training"), (theirs, file)):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
@@ -61,7 +62,8 @@ def with_classes(contents: CocoContents, class_names: Sequence[str] | None) -> C
 
 def differences(contents: CocoContents, class_names: Sequence[str] | None) -> list[str]:
     """How the classes of a file differ from those of the training, a line each; arguments as for `with_classes`."""
-    theirs, wanted = contents.class_names, list(class_names or contents.class_names)
+    wanted = list(class_names or contents.class_names)
+    theirs = in_spelling_of(wanted, contents.class_names)
     if theirs == wanted:
         return []
     shared, unknown = [name for name in theirs if name in wanted], [name for name in theirs if name not in wanted]
@@ -73,6 +75,23 @@ def differences(contents: CocoContents, class_names: Sequence[str] | None) -> li
     if unknown:
         said.append(f"{len(unknown)} categories without objects are not among the classes: {some(unknown)}")
     return said
+
+
+def in_spelling_of(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names as `wanted` writes them where they differ only in the form of Unicode.
+
+    An accented letter is one character or, as macOS writes it, a letter and an accent; both look the same.
+
+    Args:
+        wanted: the names of the training.
+        names: the names of a file.
+
+    Returns:
+        As many names as `names`.
+    """
+    spelling = {unicodedata.normalize("NFC", name): name for name in wanted}
+    known = set(wanted)
+    return [name if name in known else spelling.get(unicodedata.normalize("NFC", name), name) for name in names]
 
 
 def some(names: Sequence[str], shown: int = SHOWN) -> str:

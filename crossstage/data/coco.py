@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import stat
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,12 +140,17 @@ class CocoDetection(Dataset):
         self._read(index)
 
     def _check_file(self, index: int) -> None:
+        path = self.path(index)
         try:
-            size = self.path(index).stat().st_size
-        except OSError as error:
-            raise InputError(f"{self.path(index)}: {self._named(index)} is missing ({error.strerror})") from error
-        if not size:
-            raise InputError(f"{self.path(index)}: {self._named(index)} has zero bytes; copy it again")
+            status = path.stat()
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            raise InputError(
+                f"{path}: {self._named(index)} is missing ({getattr(error, 'strerror', error)}){_likely_cause(path)}"
+            ) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path}: {self._named(index)} is a folder; expected an image file")
+        if not status.st_size:
+            raise InputError(f"{path}: {self._named(index)} has zero bytes; copy it again")
 
     def _read(self, index: int) -> Tensor:
         try:
@@ -167,6 +174,22 @@ class CocoDetection(Dataset):
 
     def _named(self, index: int) -> str:
         return f"image {self._image_ids[index]} of {self.json_file}"
+
+
+def _likely_cause(missing: Path) -> str:
+    """Why a file may be missing that a JSON names, with the remedy; "" if that is not known."""
+    if "\\" in missing.name:
+        return "; the name has backslashes, as paths of Windows have: write / in the JSON"
+
+    def alike(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    there = missing.parent.iterdir() if missing.parent.is_dir() else ()
+    if found := next((path.name for path in there if alike(path.name) == alike(missing.name)), None):
+        return (
+            f"; the folder has {found!a}, which differs in upper and lower case or in the form of Unicode: rename one"
+        )
+    return ""
 
 
 def _in_threads(check: Callable[[int], object], indices: range) -> None:

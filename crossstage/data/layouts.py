@@ -63,8 +63,9 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         problem = "is a file; give a folder, or [train.json, val.json]" if folder.is_file() else "no such folder"
         raise InputError(f"dataloader.data={folder}: {problem}")
-    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    found = [file for place in places for file in sorted(place.glob("*.json"))]
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    # Hidden files are copies of editors and notebooks, and the "._" files in archives that macOS writes.
+    found = [file for place in places for file in sorted(place.glob("[!.]*.json"))]
     files = {name: _only(name, [file for file in found if split_of(file, folder) == name]) for name in WORDS}
     there = {name: file for name, file in files.items() if file is not None}
     if "train" in there and len(there) > 1:

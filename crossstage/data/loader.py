@@ -144,7 +144,10 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         source = _TransformedDataset(self.dataset, self.transform, seed=0)
-        return _batches(source, self._draws(), num_workers=self.num_workers, size_divisor=self.size_divisor)
+        try:
+            yield from _batches(source, self._draws(), num_workers=self.num_workers, size_divisor=self.size_divisor)
+        except InputError as error:
+            raise InputError(f"{error}; replace the file, or remove the image from the JSON") from error
 
     def _draws(self) -> list[list[Draw]]:
         rank, processes = _rank_and_processes()
@@ -277,9 +280,7 @@ def _batches(source: _TransformedDataset, draws: Any, *, num_workers: int, size_
 
 def _available_cores() -> int:
     """The cores of this process. More workers would not be faster, and DataLoader would warn about them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_interrupts_to_the_main_process(_worker: int) -> None:

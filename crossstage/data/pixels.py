@@ -2,9 +2,12 @@
 
 - Greyscale with more than 8 bits (PNG, TIFF: modes I;16, I, F): floats up to 1 are taken as 0 to 1. All other values
   are divided by the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold the largest value of the image:
-  files do not say how many of their 16 bits a camera used. If not all are used, the log says so once.
-- Colour with 16 bits per channel: Pillow reads the upper 8 bits. If these are empty, the file is refused.
+  files do not say how many of their 16 bits a camera used. If not all are used, the log says so once. TIFF files whose
+  white is 0 are inverted.
+- Colour with 16 bits per channel: Pillow reads the upper 8 bits. If these are empty, the file is refused, and so is a
+  TIFF file that stores such channels one after another, because Pillow would mix up their bytes.
 - Transparency is ignored: the colours below it are read, as OpenCV does. The log says so once.
+- Of a file with several pictures (TIFF, GIF, WebP), the first is read. The log says so once.
 - The EXIF orientation is applied. Palettes, CMYK, YCbCr and black-and-white images are converted by Pillow.
 """
 
@@ -14,12 +17,14 @@ import logging
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -30,6 +35,9 @@ logger = logging.getLogger("crossstage.data")
 DEPTHS = (8, 10, 12, 14, 16)
 FEWEST_LEVELS = 64  # of 256; a colour image of 16 bits that has fewer uses only its lower bits
 ORIENTATION = 0x0112  # the EXIF tag
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
+WHITE_IS_ZERO, SEPARATE, SIGNED = 0, 2, 2  # values of the last three
+OVERSHOOT = 1.1  # floats that are meant to be in [0, 1] may be this large after resampling
 LIMIT = "CROSSSTAGE_MAX_MEGAPIXELS"
 _told: set[str] = set()
 
@@ -45,13 +53,19 @@ def read_image(path: str | Path) -> Tensor:
     try:
         # Given a path, Pillow maps uncompressed TIFF files into memory, and then forgets to turn them.
         with open(path, "rb") as file, Image.open(file) as image:
+            _check_form(image, path)
             deep = _has_sixteen_bits(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return _as_rgb(image, path, deep=deep)
+            return as_rgb(image, path, deep=deep)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image file") from error
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(path)) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: cannot be read as an image: it is none, or of a kind that Pillow does not read (such as HEIC or "
+            "float colours), or damaged; convert it to PNG or JPEG with 8 bits, or copy it again"
+        ) from error
     # Which of these PIL raises for a damaged file depends on the format and the damage.
     except (OSError, ValueError, SyntaxError) as error:
         reason = " ".join(re.sub(r" <_io\.BufferedReader name=.*>", "", str(error)).split())
@@ -69,10 +83,40 @@ def orientation(path: str | Path) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _as_rgb(image: Image.Image, path: str | Path, *, deep: bool) -> Tensor:
-    """uint8 [3, H, W] of an image; `deep`: whether its file has 16 bits per channel."""
+def _check_form(image: Image.Image, path: str | Path) -> None:
+    """Refuse a TIFF file that Pillow would read wrongly; tell if a file has more than one picture."""
+    tags = _tags(image)
+    if tags.get(PLANAR) == SEPARATE and max(tags.get(BITS, (8,))) > 8 and len(tags[BITS]) > 1:
+        raise InputError(
+            f"{path}: is a TIFF file that stores channels of {max(tags[BITS])} bits one after another, which Pillow "
+            "reads wrongly; save it with interleaved channels, or with 8 bits"
+        )
+    if image.format in ("TIFF", "GIF", "WEBP", "PNG") and getattr(image, "is_animated", False):
+        _tell_once("pages", f"{path}: has several pictures (pages or frames), of which the first is read")
+
+
+def as_rgb(image: Image.Image, path: str | Path, *, deep: bool = False) -> Tensor:
+    """Convert one of Pillow's images, without turning it, as the head of this file says.
+
+    Args:
+        image: the image.
+        path: its file, or what messages call it.
+        deep: whether the file has 16 bits per channel.
+
+    Returns:
+        RGB, uint8 [3, H, W].
+
+    Raises:
+        InputError: if the image holds values whose range is unknown.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        grey = torch.from_numpy(_eight_bits(np.asarray(image), path))
+        tags = _tags(image)
+        is_signed = tags.get(SAMPLE_FORMAT) == (SIGNED,) and tags.get(BITS) == (16,)
+        grey = torch.from_numpy(
+            _eight_bits(np.asarray(image), path, depths=(*DEPTHS[:-1], 15) if is_signed else DEPTHS)
+        )
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts pictures of 8 bits alone
+            grey = 255 - grey
         return grey.expand(3, -1, -1).contiguous()
     if image.mode == "LAB":
         raise InputError(f"{path}: is an image in CIELAB, whose colours are not read; convert it to RGB")
@@ -89,16 +133,16 @@ def _as_rgb(image: Image.Image, path: str | Path, *, deep: bool) -> Tensor:
     return pixels
 
 
-def _eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
-    """Greyscale values [H, W] of any type, scaled to uint8 by their range."""
+def _eight_bits(values: np.ndarray, path: str | Path, *, depths: Sequence[int] = DEPTHS) -> np.ndarray:
+    """Greyscale values [H, W] of any type, scaled to uint8 by their range, which is one of `depths` in bits."""
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
         raise InputError(f"{path}: has values from {low:g} to {high:g}; expected no negative, NaN or infinite ones")
-    if np.issubdtype(values.dtype, np.floating) and high <= 1:
+    if np.issubdtype(values.dtype, np.floating) and high <= OVERSHOOT:
         largest = 1
-    elif (bits := next((bits for bits in DEPTHS if high < 2**bits), None)) is not None:
+    elif (bits := next((bits for bits in depths if high < 2**bits), None)) is not None:
         largest = 2**bits - 1
-        if bits not in (8, 16) or (bits == 8 and values.dtype == np.uint16):
+        if bits not in (8, depths[-1]) or (bits == 8 and (values.dtype == np.uint16 or high < 128)):
             _tell_once(
                 f"{bits} bits",
                 f"{path}: an image of {values.dtype} values up to {high:g} is read as {bits} bits per pixel (the range "
@@ -106,7 +150,12 @@ def _eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
             )
     else:
         raise InputError(f"{path}: has values up to {high:g}; expected at most 65535, or 0 to 1; scale it to 8 bits")
-    return (values.astype(np.float64) * (255 / largest) + 0.5).astype(np.uint8)
+    return (np.minimum(values.astype(np.float64) / largest, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of an opened TIFF file; empty for other formats."""
+    return getattr(image, "tag_v2", {})
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:

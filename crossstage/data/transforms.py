@@ -181,7 +181,7 @@ def _scaled(length: int, factor: float) -> int:
 
 
 def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name}={value!r}: expected a whole number of pixels of at least 1")
     return value
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossstage.checkpoints.classes import class_axes, rows_by_name
 from crossstage.config import instantiate
+from crossstage.data.classes import in_spelling_of
 
 logger = logging.getLogger("crossstage.engine")
 
@@ -37,7 +38,8 @@ def with_rows_of_classes(
         The weights; unchanged if the classes are the same, or if those of the checkpoint are unknown. The log says what
         was changed.
     """
-    theirs, ours = [str(name) for name in checkpoint.get("class_names") or ()], list(class_names)
+    ours = list(class_names)
+    theirs = in_spelling_of(ours, [str(name) for name in checkpoint.get("class_names") or ()])
     if not theirs or not ours or theirs == ours or OmegaConf.select(node, "num_classes") is None:
         return dict(state)
     shared = [name for name in ours if name in theirs]

@@ -1,4 +1,4 @@
-"""Handles Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP: the run finishes its step, saves and stops."""
+"""Handles Ctrl-C, SIGTERM and the signals of batch systems: the run finishes its step, saves and stops."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-# SLURM sends SIGUSR1 (sbatch --signal) or SIGTERM before the end of a job; SIGHUP comes from a closed terminal.
-STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+# SLURM sends SIGUSR1 (sbatch --signal) or SIGTERM before the end of a job, Grid Engine SIGUSR1, SIGUSR2 or SIGXCPU;
+# SIGHUP comes from a closed terminal.
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP")
 
 
 class Interrupted(Exception):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crossstage.errors import InputError, NonFiniteError
-from crossstage.files import strict_json, write_text
+from crossstage.files import strict_json, unwritable, write_text
 from crossstage.structures import ImageBatch, Losses
 
 WINDOW = 20  # a logged value is the median of this many iterations
@@ -133,7 +133,7 @@ class MetricsFile:
     def append(self, iteration: int, values: Mapping[str, Any]) -> None:
         """Write one line and flush it to the disk, so that no later checkpoint is ahead of this file.
 
-        Raises InputError if the disk is full.
+        Raises InputError if the disk is full or read-only.
         """
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -141,9 +141,7 @@ class MetricsFile:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); make space, then continue with --resume"
-            ) from error
+            raise InputError(unwritable(self.path, error)) from error
 
     def read(self) -> list[dict[str, Any]]:
         """All complete lines; null is NaN."""

@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 from crossstage.errors import InputError
+from crossstage.files import DISK_FULL, unwritable
 
-DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # torch has no exception of its own for an allocation on the CPU that fails, nor for one in a data worker.
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "bad allocation")
 
@@ -23,9 +23,7 @@ def as_input_error(error: BaseException, output_dir: Path) -> InputError | None:
         The same as an InputError, or None for an error of another kind.
     """
     if isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EROFS):
-        what = "make space" if error.errno in DISK_FULL else "make it writable"
-        where = error.filename or output_dir
-        return InputError(f"{where}: cannot be written ({error.strerror}); {what}, then continue with --resume")
+        return InputError(unwritable(error.filename or output_dir, error))
     if is_without_memory(error):
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return InputError(

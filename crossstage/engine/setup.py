@@ -51,6 +51,7 @@ def load_config(file: str, overrides: Sequence[str]) -> DictConfig:
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
         cfg.train.max_epochs, cfg.train.eval_epochs = 0, 0
     check_values(cfg.train)
+    cfg.train.output_dir = os.path.expanduser(cfg.train.output_dir)  # shells do not after a dot and "="
     prefer_given_iterations(cfg.train, overrides)
     return cfg
 
@@ -115,6 +116,7 @@ def check_values(train: DictConfig) -> None:
     for key in TEXTS:
         _require(isinstance(_value(train, key), str), key, _value(train, key), "text")
     _require(_value(train, "output_dir") != "", "output_dir", "", "the path of a folder")
+    _check_best(train)
     if train.wandb.enabled and importlib.util.find_spec("wandb") is None:
         raise InputError("train.wandb.enabled=True needs the package wandb: pip install 'crossstage[wandb]'")
     dtype = _value(train, "amp.dtype")
@@ -126,6 +128,19 @@ def check_values(train: DictConfig) -> None:
     for key in ABOVE_ZERO:
         value = _value(train, key)
         _require(isinstance(value, float | int) and value > 0, key, value, "a number above 0")
+
+
+def _check_best(train: DictConfig) -> None:
+    """Raise InputError if train.best_metric cannot be a score, or if early stopping could never happen."""
+    metric, patience = train.best_metric, train.early_stopping.patience
+    _require(not metric or "/" in metric, "best_metric", metric, "'' or task/score, such as bbox/AP")
+    evaluates = train.eval_period > 0 or train.eval_epochs > 0
+    if patience and not (metric and evaluates):
+        lacks = "train.best_metric" if evaluates else "train.eval_period or train.eval_epochs"
+        raise InputError(
+            f"train.early_stopping.patience={patience}: would never stop a run without evaluations and a score; set "
+            f"{lacks}"
+        )
 
 
 def _value(train: DictConfig, key: str) -> Any:

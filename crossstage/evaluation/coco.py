@@ -1,8 +1,8 @@
 """COCO's box metrics, by faster-coco-eval. A test compares its numbers with those of pycocotools.
 
-faster-coco-eval gets corrected annotations, because it would silently give wrong numbers in two cases: annotations
-are numbered from 1 (an id of 0 would count as "not matched"), and an annotation without "area" gets the area of its
-box.
+faster-coco-eval gets corrected annotations, because it would silently give wrong numbers in three cases: annotations
+are numbered from 1 (an id of 0 would count as "not matched"), images and categories too (large ids would be rounded),
+and an annotation without "area" gets the area of its box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crossstage.data.classes import with_classes
 from crossstage.data.coco_json import read_coco
 from crossstage.errors import InputError, NonFiniteError
 from crossstage.evaluation.reachable import reach
-from crossstage.evaluation.truth import Records, truth_records
+from crossstage.evaluation.truth import Records, numbered, truth_records
 from crossstage.files import strict_json, write_text
 from crossstage.processes import Processes
 from crossstage.structures import Detections, ImageBatch
@@ -155,6 +155,8 @@ class CocoEvaluator:
     def _tell_what_is_out_of_reach(self) -> None:
         """Log the number of objects that no detector can find, and the AP of perfect detections."""
         contents = self._contents
+        if not (~contents.crowd).any():
+            logger.warning("%s: has no object (%d crowd): every AP is NaN", self.json_file, contents.crowd.sum())
         possible = reach(contents, max_detections=self.max_detections)
         if not possible.problems:
             return
@@ -259,7 +261,7 @@ def evaluated_curves(
     ]
     # `loadRes` would add a polygon to each detection, and fails without any.
     for index, boxes in ((truth_index, truth["annotations"]), (result_index, results)):
-        index.dataset = {**truth, "annotations": boxes}
+        index.dataset = numbered(truth, boxes)
         index.createIndex()
     evaluation = COCOeval_faster(truth_index, result_index, "bbox")
     evaluation.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]

@@ -18,7 +18,8 @@ from crossstage.data.coco import read_image
 from crossstage.errors import InputError
 from crossstage.evaluation.mistakes import Judgement, Scene
 from crossstage.files import replacing, write_text
-from crossstage.visualize import Box, class_name, draw_boxes, side_by_side, with_caption
+from crossstage.fonts import chart_text
+from crossstage.visualize import Box, draw_boxes, drawn_name, side_by_side, with_caption
 
 if TYPE_CHECKING:
     from crossstage.evaluation.report import Report
@@ -83,7 +84,7 @@ def drawn(
 ) -> Image.Image:
     """The objects of an image (left; missed ones are marked) next to its detections with their kinds (right)."""
     objects = [
-        Box(tuple(box), int(label), class_name(int(label), class_names) + " MISSED" * (index in judgement.missed))
+        Box(tuple(box), int(label), drawn_name(int(label), class_names) + " MISSED" * (index in judgement.missed))
         for index, (box, label) in enumerate(zip(scene.object_boxes_xyxy.tolist(), scene.object_labels, strict=True))
     ]
     rows = zip(scene.boxes_xyxy.tolist(), scene.labels, scene.scores.tolist(), judgement.kinds, strict=True)
@@ -91,7 +92,7 @@ def drawn(
         Box(
             tuple(box),
             int(label),
-            f"{class_name(int(label), class_names)} {score:.0%}" + (f" {kind}" if kind != "hit" else ""),
+            f"{drawn_name(int(label), class_names)} {score:.0%}" + (f" {kind}" if kind != "hit" else ""),
         )
         for box, label, score, kind in rows
     ]
@@ -148,7 +149,8 @@ def _precision_chart(report: Report, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     by_size = sorted(range(len(names)), key=lambda index: -report.classes[index]["objects"])
     for index in [index for index in by_size if report.classes[index]["objects"]][:CURVES]:
-        axes.plot(np.linspace(0, 1, 101), report.precision[:, index], label=names[index])
+        name = chart_text(names[index], otherwise=str(index))
+        axes.plot(np.linspace(0, 1, 101), report.precision[:, index], label=name)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     if axes.lines:
@@ -164,7 +166,7 @@ def _confusion_chart(counts: np.ndarray, names: Sequence[str]) -> Figure:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="detected as", ylabel="object")
     if len(names) <= NAMED:
-        labels = [*names, "nothing"]
+        labels = [*(chart_text(name, otherwise=str(index)) for index, name in enumerate(names)), "nothing"]
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
         for row, column in np.argwhere(counts):

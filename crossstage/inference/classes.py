@@ -64,7 +64,8 @@ def settle_classes(cfg: DictConfig, weights: str | Path, *, asked: Sequence[str]
             settle_data(cfg, class_names=names, asked=asked)
         return Truth()
     node: Any = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
-    if not (os.path.isfile(node.get("json_file", "")) and os.path.isdir(node.get("image_root", ""))):
+    file, folder = (os.path.expanduser(str(node.get(key, ""))) for key in ("json_file", "image_root"))
+    if not (os.path.isfile(file) and os.path.isdir(folder)):
         return Truth()
     try:
         return Truth(instantiate(node))

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from crossstage.data.batch import Sample, bounding_boxes
-from crossstage.data.pixels import read_image
+from crossstage.data.pixels import as_rgb, read_image
 from crossstage.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -30,8 +29,9 @@ def pixels_of(image: Picture, name: str) -> Tensor:
     """The pixels of an image.
 
     Args:
-        image: a file, which is turned by its EXIF orientation; one of Pillow's images, which is taken as it is, so that
-            the boxes fit its `size`; an array uint8 [H, W, 3]; or a tensor uint8 [3, H, W]. All are RGB.
+        image: a file, which is turned by its EXIF orientation; one of Pillow's images, which is not turned, so that
+            the boxes fit its `size`, and read by its range as a file is; an array uint8 [H, W, 3]; or a tensor uint8
+            [3, H, W]. Arrays and tensors are RGB.
         name: what messages call the image.
 
     Returns:
@@ -42,8 +42,8 @@ def pixels_of(image: Picture, name: str) -> Tensor:
     """
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image).expanduser())
-    if isinstance(image, Image.Image):
-        return pil_to_tensor(image.convert("RGB"))
+    if isinstance(image, Image.Image) and all(image.size):
+        return as_rgb(image, name)
     if isinstance(image, np.ndarray):
         expected, fits = "an array of uint8 [H, W, 3], RGB", image.dtype == np.uint8 and image.shape[2:] == (3,)
         found = f"an array of {image.dtype} {list(image.shape)}"

@@ -75,6 +75,8 @@ class Predictor:
             raise InputError(f"batch={batch}: expected at least 1")
         if is_picture(images):
             return self.predict([cast(Picture, images)], threshold=threshold)[0]
+        if not isinstance(images, Iterable):  # such as None, which OpenCV returns for a file that it cannot read
+            raise InputError(f"images is {type(images).__name__}; expected an image, or a list of images")
         given = enumerate(cast(Iterable[Picture], images))
         samples = (self.transform(as_sample(pixels_of(image, f"images[{index}]"))) for index, image in given)
         found: dict[int, Detections] = {}

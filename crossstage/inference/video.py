@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from crossstage.errors import InputError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 CAMERA = "camera:"
+DEVICE = "/dev/video"  # a camera on Linux, before its number
 CODECS = ("libx264", "mpeg4")  # the first one that this PyAV has
 QUARTERS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 CLOCK = Fraction(1, 90_000)  # seconds per unit of the times that are written; common, and fine enough for any rate
@@ -61,7 +63,7 @@ class Video:
         try:
             self._container: Any = self._av.open(where, format=kind)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
-            expected = "a camera that exists and is not in use" if kind else "a video file"
+            expected = f"a camera that is not in use; here are: {_cameras()}" if kind else "a video file"
             raise InputError(f"--input {text}: cannot be opened ({_reason(error)}); expected {expected}") from error
         if not self._container.streams.video:
             self._container.close()
@@ -191,7 +193,13 @@ def _camera(text: str) -> tuple[str, str]:
         return number, "avfoundation"
     if sys.platform == "win32":
         raise InputError(f"--input {text}: Windows names cameras by text; record to a file first")
-    return f"/dev/video{number}", "v4l2"
+    return f"{DEVICE}{number}", "v4l2"
+
+
+def _cameras() -> str:
+    """The cameras of this machine in words, as far as the system lists them."""
+    devices = [path.removeprefix(DEVICE) for path in glob.glob(f"{DEVICE}*")]
+    return ", ".join(f"{CAMERA}{number}" for number in sorted(devices)) or "none that the system lists"
 
 
 def _pyav(text: str) -> ModuleType:

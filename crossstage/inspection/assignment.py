@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle as Patch
 from PIL import Image
 from torch import Tensor
 
+from crossstage.fonts import chart_text
 from crossstage.inspection.figures import COLOURS, PAGE, POINTS, bare, paper_figure, show_picture, write_numbers
 from crossstage.inspection.pictures import corners_in, picture_of
 from crossstage.inspection.stages import EveryStage
@@ -242,5 +243,6 @@ def _legend(figure: Any, positives: Sequence[Positive], targets: PaddedTargets, 
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(used)))
     objects = targets.labels[0, : targets.counts[0]].tolist()
-    names = ", ".join(f"{index} {class_name(label, class_names)}" for index, label in enumerate(objects))
+    shown = [chart_text(class_name(label, class_names), otherwise=str(label)) for label in objects]
+    names = ", ".join(f"{index} {name}" for index, name in enumerate(shown))
     figure.suptitle(names if len(names) < 110 else names[:107] + "...", fontsize=8, wrap=True)

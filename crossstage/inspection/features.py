@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from crossstage.errors import InputError
+from crossstage.fonts import chart_text
 from crossstage.inspection.figures import COLOURS, COLUMN, PAGE, bare, paper_figure, write_numbers
 from crossstage.inspection.stages import assigned, every_stage
 from crossstage.modeling.detector import Detector
@@ -168,7 +169,7 @@ def write_features(
             for index, label in enumerate(labels):
                 x, y = points[name][states.labels == label].T
                 marker = MARKERS[index // len(COLOURS) % len(MARKERS)]
-                text = class_name(label, class_names)
+                text = chart_text(class_name(label, class_names), otherwise=str(label))
                 axes.scatter(x, y, s=6, c=COLOURS[index % len(COLOURS)], marker=marker, linewidths=0, label=text)
             bare(axes)
             axes.set_aspect("equal", "datalim")

@@ -32,6 +32,14 @@ def detections(*rows):
     return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("Gr\u00f6\u00dfe 5", "Gr\u00f6\u00dfe 5"), ("\u4e09", "7"), ("5$ or $q", r"5\$ or \$q"), ("_other", " _other")],
+)
+def test_a_name_in_a_figure_is_neither_empty_boxes_nor_a_formula_nor_left_out_of_the_legend(text, shown):
+    assert fonts.chart_text(text, otherwise="7") == shown
+
+
 @pytest.fixture
 def no_system_fonts(monkeypatch):
     from matplotlib import font_manager

@@ -30,7 +30,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "modeling": {*FLOOR, "accumulation", "layers", "config", "torchvision_on_cpu"},
     "fonts.py": set(),
     "visualize.py": {*FLOOR, "fonts"},
-    "evaluation": {*FLOOR, "modeling", "checkpoints", "data", "processes", "random_state", "visualize"},
+    "evaluation": {*FLOOR, "modeling", "checkpoints", "data", "fonts", "processes", "random_state", "visualize"},
     "engine": {
         *FLOOR,
         *("accumulation", "config", "checkpoints", "data", "evaluation", "processes", "random_state", "visualize"),
@@ -38,7 +38,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
     "reproduction": {*FLOOR, "config", "checkpoints", "engine", "inspection"},
     "inference": {*FLOOR, "config", "data", "checkpoints"},
-    "inspection": {*FLOOR, "layers", "data", "modeling", "evaluation", "engine", "visualize"},
+    "inspection": {*FLOOR, "fonts", "layers", "data", "modeling", "evaluation", "engine", "visualize"},
     "deployment": {*FLOOR, "modeling"},
     "__main__.py": {"cli"},
     "cli": {

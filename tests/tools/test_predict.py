@@ -169,6 +169,14 @@ def test_a_threshold_by_class(work, main, threshold, classes):
     assert [found["class"] for found in predictions()["a.jpg"]["detections"]] == classes
 
 
+def test_files_of_a_folder_that_are_no_images_are_told_and_hidden_ones_are_not_read(work, main, capsys):
+    for name in ("a.HEIC", "b.heic", "c.gif", "._b.png", "notes"):
+        (work / "images" / name).write_text("no image")
+    assert run(main, "--input", "images") == 0
+    assert list(predictions()) == ["a.jpg", "b.png", "c.png"]
+    assert "images: files that are not read as images: 2 x .heic, 1 x " in capsys.readouterr().out
+
+
 def test_class_names_come_from_the_checkpoint_then_the_dataset_then_are_numbers(work, main):
     def name(*options, **kwargs):
         assert run(main, "--input", "images/b.png", *options, **kwargs) == 0
@@ -329,8 +337,11 @@ def test_ctrl_c_leaves_what_is_done(work, main, capsys):
         (["--input", "images", "--threshold", "0.3,red box"], "--threshold red box: expected a score from 0 to 1"),
         (
             ["--input", "images", "--threshold", "red=0.5"],
-            "--threshold red=0.5: there is no such class (near: red box)",
+            "--threshold red=0.5: there is no such class (near: red box; there",
         ),
+        (["--input", "images", "--threshold", "0.1,0.2"], "--threshold 0.1,0.2: has two scores for all classes; exp"),
+        (["--input", "images", "--threshold", "red box=0.1,red box=1"], "has two scores for red box; expected one"),
+        (["--input", "images", "--threshold", "x=1"], "no such class (near: none; there are red box, green box)"),
         (["--input", "images", "--limit", "0"], "--limit 0: expected at least 1"),
         (["--input", "images", "--device", "warp:9"], "--device warp:9: not available"),
         (["--input", "images", "model.num_clases=3"], "model.num_clases"),

@@ -132,7 +132,10 @@ def test_an_angle_between_quarters_turns_nothing():
     [
         ("lost.mp4", [], "--input lost.mp4: no such file"),
         ("text.mp4", [], "--input text.mp4: cannot be opened"),
-        ("camera:77", [], "--input camera:77: "),
+        ("camera:77", [], "--input camera:77: cannot be opened (No such file or directory); expected a camera that is"),
+        ("/dev/video77", [], "--input /dev/video77: a camera is given by its number; expected camera:77"),
+        ("rtsp://127.0.0.1/door", [], "--input rtsp://127.0.0.1/door: addresses are not read; download the file"),
+        ("http://127.0.0.1/a.mp4", [], "--input http://127.0.0.1/a.mp4: addresses are not read"),
         ("camera:front", [], "--input camera:front: expected the number of a camera, such as camera:0"),
         ("clip.mp4", ["weights.pth"], "--input clip.mp4: expected one video alone"),
         ("clip.mp4", ["--output", "."], "--output .: holds the input clip.mp4 itself"),

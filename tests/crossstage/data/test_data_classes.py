@@ -30,6 +30,7 @@ FITTING = {
     "fewer": (["a", "c"], ["c", "a"], [2, 0], [1, None, 2], "lists 2 of 3 classes, matched by name; without b"),
     "fewer in another order": (["c", "a"], ["c", "a"], [2, 0], [2, None, 1], "in another order"),
     "a further one without objects": (["all", "a", "b", "c"], ["c", "a"], [2, 0], [2, 3, 4], "without objects"),
+    "an accent of its own": (["e\u0301", "a"], ["e\u0301"], [3], [2, None, None, 1], "in another order"),
     "only one": (["b"], ["b"], [1], [None, 1, None], "lists 1 of 3 classes"),
 }
 
@@ -38,10 +39,11 @@ FITTING = {
 def test_labels_are_those_of_the_training_and_what_differs_is_said(contents_of, case):
     names, objects, labels, ids, expected = FITTING[case]
     as_written = contents_of(names, objects)
-    contents = with_classes(as_written, ["a", "b", "c"])
+    training = ["a", "b", "c", "\u00e9"][: len(ids)]  # the last one is a letter with its accent
+    contents = with_classes(as_written, training)
     assert contents.labels.tolist() == labels and contents.category_ids == ids
-    assert contents.class_names == ["a", "b", "c"]
-    said = "; ".join(differences(as_written, ["a", "b", "c"]))
+    assert contents.class_names == training
+    said = "; ".join(differences(as_written, training))
     assert expected in said and bool(said) == bool(expected)
 
 

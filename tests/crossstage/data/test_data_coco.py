@@ -201,6 +201,11 @@ DAMAGES = {
     "zero bytes": (lambda path: path.write_bytes(b""), "zero bytes"),
     "truncated": (truncate, "cannot be read as an image, it may be truncated"),
     "no image": (lambda path: path.write_text("<html>404</html>"), "cannot be read as an image"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder; expected an image file"),
+    "other letters": (
+        lambda path: path.rename(path.with_suffix(".JPG")),
+        "(No such file or directory); the folder has '1.",
+    ),
     "another size": (lambda path: Image.new("RGB", (40, 30)).save(path), "is 40 x 30 pixels, but image 101"),
 }
 
@@ -216,10 +221,36 @@ def test_preflight_names_the_image_that_cannot_be_used(coco_folder, case):
         dataset.preflight()
     said = str(caught.value)
     assert message in said and str(folder / "images" / "1.jpg") in said and "image 101" in said and "\n" not in said
-    if case != "missing":
+    if case not in ("missing", "other letters"):
         with pytest.raises(InputError, match=r"1\.jpg"):
             dataset[1]
     dataset[0], dataset[2]
+
+
+NAMES = {
+    "composed, for macOS's letter and accent": (
+        "caf\u00e9.jpg",
+        "cafe\u0301.jpg",
+        "has 'cafe\\u0301.jpg', which differs",
+    ),
+    "backslashes of Windows": (
+        "images\\0.jpg",
+        "0.jpg",
+        "has backslashes, as paths of Windows have: write / in the JSON",
+    ),
+    "a zero byte": ("0\0.jpg", "0.jpg", "is missing (embedded null byte)"),
+    "another file": ("1.jpg", "0.jpg", "is missing (No such file or directory)"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_name_that_almost_fits_is_explained(coco_folder, case):
+    name, there, message = NAMES[case]
+    folder = coco_folder([(40, 30)], [BOX], lambda content: content["images"][0].update(file_name=name))
+    (folder / "images" / "0.jpg").rename(folder / "images" / there)
+    with pytest.raises(InputError) as caught:
+        load(folder).preflight()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])

@@ -76,6 +76,15 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert dataset[0].pixels.shape == (3, 16, 16)
 
 
+def test_hidden_copies_do_not_matter(tmp_path):
+    """Archives of macOS have a "._" file for each file, and notebooks keep copies in hidden folders."""
+    for name in ("train", "val"):
+        write(tmp_path, f"annotations/{name}.json", "images")
+        (tmp_path / "annotations" / f"._{name}.json").write_bytes(b"\0\5\26\7")
+    write(tmp_path, ".ipynb_checkpoints/instances_train.json", "images")
+    assert find_splits(str(tmp_path))["train"].json_file == tmp_path / "annotations/train.json"
+
+
 def test_captions_and_keypoints_beside_coco_do_not_matter(tmp_path):
     for split in ("train", "val"):
         write(tmp_path, f"annotations/instances_{split}2017.json", f"{split}2017")

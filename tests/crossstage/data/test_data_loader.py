@@ -164,6 +164,7 @@ def test_an_unreadable_image_is_one_line_even_from_a_worker(dataset, workers):
         with pytest.raises(InputError) as caught:
             take(loader, 20)
         assert str(dataset.path(3)) in str(caught.value) and "\n" not in str(caught.value)
+    assert "replace the file, or remove the image from the JSON" in str(caught.value)  # nothing skips in evaluation
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -40,6 +40,27 @@ def write_png16(path: Path, values: np.ndarray) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(encoded))
 
 
+def write_tiff(path: Path, values: np.ndarray, *, kind: int = 1, photometric: int = 1, planes: bool = False) -> None:
+    """A TIFF file without compression, of forms that Pillow cannot write; `kind`: 1 unsigned, 2 signed, 3 float."""
+    height, width, channels = values.shape
+    size = values.nbytes // channels if planes else values.nbytes
+    strips = channels if planes else 1
+    tags = {256: [width], 257: [height], 258: [8 * values.itemsize] * channels, 259: [1], 262: [photometric]}
+    tags |= {273: [0] * strips, 277: [channels], 278: [height], 279: [size] * strips, 284: [1 + planes]}
+    tags |= {339: [kind] * channels}
+    rest, end = b"", 8 + 2 + 12 * len(tags) + 4
+    start = end + sum(4 * len(numbers) for numbers in tags.values() if len(numbers) > 1)
+    tags[273] = [start + size * strip for strip in range(strips)]
+    entries = b""
+    for tag, numbers in tags.items():
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        place = packed if len(numbers) == 1 else struct.pack("<I", end + len(rest))
+        rest += packed if len(numbers) > 1 else b""
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + place
+    pixels = np.moveaxis(values, -1, 0) if planes else values
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rest + pixels.tobytes())
+
+
 def scaled(bits: int, kind: str = "<u2") -> Image.Image:
     """The greyscale picture with values of so many bits."""
     return Image.fromarray((GREY / 255 * (2**bits - 1) + 0.5).astype(kind))
@@ -57,6 +78,13 @@ GREYS = {
     "float to 1": lambda path: Image.fromarray((GREY / 255).astype(np.float32)).save(path.with_suffix(".tif")),
     "float to 255": lambda path: Image.fromarray(GREY.astype(np.float32)).save(path.with_suffix(".tif")),
     "float to 65535": lambda path: Image.fromarray(GREY.astype(np.float32) * 257).save(path.with_suffix(".tif")),
+    "float a little beyond 1": lambda path: Image.fromarray((GREY / 254).astype(np.float32)).save(
+        path.with_suffix(".tif")
+    ),
+    "15 bits of a signed 16": lambda path: write_tiff(path, (GREY[..., None] * 32767.0 / 255).astype("<i2"), kind=2),
+    "8 bits, 0 is white": lambda path: write_tiff(path, 255 - GREY[..., None], photometric=0),
+    "16 bits, 0 is white": lambda path: write_tiff(path, (255 - GREY[..., None]).astype("<u2") * 257, photometric=0),
+    "float, 0 is white": lambda path: write_tiff(path, 1 - GREY[..., None].astype("<f4") / 255, kind=3, photometric=0),
     "with alpha": lambda path: Image.fromarray(GREY).convert("LA").save(path),
     "16 bits with alpha": lambda path: write_png16(path, np.stack([GREY, GREY], -1).astype(np.uint16) * 257),
 }
@@ -77,6 +105,8 @@ COLOURS = {
     "CMYK as TIFF": lambda path: Image.fromarray(BASE).convert("CMYK").save(path.with_suffix(".tif")),
     "CMYK as JPEG": lambda path: Image.fromarray(BASE).convert("CMYK").save(path.with_suffix(".jpg"), quality=100),
     "16 bits": lambda path: write_png16(path, BASE.astype(np.uint16) * 257),
+    "16 bits as TIFF": lambda path: write_tiff(path, BASE.astype("<u2") * 257, photometric=2),
+    "8 bits in planes": lambda path: write_tiff(path, BASE, photometric=2, planes=True),
     "16 bits with alpha": lambda path: write_png16(path, np.repeat(BASE, [1, 1, 2], -1).astype(np.uint16) * 257),
     "palette": lambda path: Image.fromarray(BASE).quantize(256).save(path),
     "palette with alpha": lambda path: Image.fromarray(BASE).quantize(256).save(path, transparency=bytes([0, 128])),
@@ -123,6 +153,14 @@ REFUSED = {
         "expected at most 65535",
     ),
     "colour of 12 bits in 16": (lambda path: write_png16(path, BASE.astype(np.uint16) * 16), "uses only the lower"),
+    "16 bits in planes": (
+        lambda path: write_tiff(path, BASE.astype("<u2") * 257, photometric=2, planes=True),
+        "stores channels of 16 bits one after another, which Pillow reads wrongly; save it with interleaved",
+    ),
+    "float colours": (
+        lambda path: write_tiff(path, BASE.astype("<f4") / 255, kind=3, photometric=2),
+        "of a kind that Pillow does not read",
+    ),
     "CIELAB": (lab, "CIELAB"),
     "text": (lambda path: path.write_text("<html>404</html>"), "cannot be read as an image"),
 }
@@ -152,6 +190,16 @@ def test_what_is_guessed_or_left_out_is_told_once(tmp_path, caplog):
     for name in ("opaque.png", "full.png"):
         read_image(tmp_path / name)
     assert not caplog.records
+
+
+def test_a_dark_float_picture_and_further_pages_are_told(tmp_path, caplog):
+    Image.fromarray((GREY / 85).astype(np.float32)).save(tmp_path / "dark.tif")
+    Image.fromarray(BASE).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.fromarray(255 - BASE)])
+    assert read_image(tmp_path / "dark.tif").max() == 3
+    assert np.array_equal(read_image(tmp_path / "pages.tif").permute(1, 2, 0), BASE)
+    dark, pages = (record.getMessage() for record in caplog.records)
+    assert "dark.tif: an image of float32 values up to 3 is read as 8 bits" in dark
+    assert "pages.tif: has several pictures (pages or frames), of which the first is read" in pages
 
 
 TURNED = {"a.png": "RGB", "a.jpg": "RGB", "grey.png": "L", "a.tif": "RGB", "grey.tif": "L", "deep.tif": "I;16"}

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossstage.checkpoints.save import Checkpointer
 from crossstage.cli.train import main
+from crossstage.engine.metrics import MetricsFile
 from crossstage.engine.network import LossNetwork
 from crossstage.engine.output import held
 from crossstage.engine.remedies import as_input_error
@@ -55,6 +57,19 @@ def test_cleaning_up_in_a_read_only_folder_does_not_hide_the_error(tmp_path, mon
         write_text(tmp_path / "lost" / "results.json", "")
     with pytest.raises(InputError, match="the error itself"), held(tmp_path):
         raise InputError("the error itself")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make space"), (errno.EROFS, "make it writable")])
+def test_every_writer_of_a_run_names_the_remedy_of_its_error(tmp_path, monkeypatch, number, remedy):
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, "refused", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    message = rf"cannot be written \(refused\); {remedy}, then continue with --resume"
+    with pytest.raises(InputError, match=rf"metrics\.json: {message}"):
+        MetricsFile(tmp_path / "metrics.json").append(0, {"total_loss": 1.0})
+    with pytest.raises(InputError, match=rf"model_0000001\.pth: {message} \(last checkpoint: none yet\)"):
+        Checkpointer(tmp_path).save("model_0000001", {})
 
 
 def test_a_run_without_memory_is_one_line_and_its_log_has_the_traceback(arguments, tmp_path, monkeypatch, capsys):

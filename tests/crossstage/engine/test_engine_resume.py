@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from crossstage.checkpoints.load import read_checkpoint
+from crossstage.checkpoints.save import Checkpointer
 from crossstage.cli.train import main
 from crossstage.config import LazyConfig
 from crossstage.engine.metrics import MetricsFile
+from crossstage.errors import InputError
 
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}  # what no two runs share
 
@@ -124,6 +126,16 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(run, arguments, capsy
     damaged.unlink()
     assert main(arguments("damaged", "--resume")) == 2
     assert "names model_0000002.pth, which does not exist; the previous one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", bytes(18), b"\xff\xfe"], ids=["empty", "zeros", "no text"])
+def test_a_pointer_that_a_loss_of_power_has_damaged_is_told_with_the_checkpoint_that_is_there(tmp_path, content):
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"last_checkpoint names '.*', which does not exist; .* is model_0000001\.pth: w"
+    ):
+        Checkpointer(tmp_path).latest()
 
 
 def test_resuming_with_other_classes_or_another_batch_size_is_an_error(run, arguments, toy_root, capsys, tmp_path):

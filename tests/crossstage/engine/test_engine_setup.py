@@ -36,6 +36,15 @@ WRONG = {
     "machine": ("--machine-rank=1", "--machine-rank 1: expected 0 to --num-machines - 1"),
     "meeting point": ("--num-machines=2", "--dist-url auto: several machines need tcp://HOST:PORT"),
     "wandb": ("train.wandb.enabled=True", "needs the package wandb: pip install 'crossstage[wandb]'"),
+    "a score without its task": ("train.best_metric=AP", "train.best_metric='AP': expected '' or task/score, such as"),
+    "patience without evaluations": (
+        "train={early_stopping: {patience: 3}, eval_period: 0}",
+        "train.early_stopping.patience=3: would never stop a run without evaluations and a score; set train.eval_per",
+    ),
+    "patience without a score": (
+        "train={early_stopping: {patience: 3}, best_metric: ''}",
+        "train.early_stopping.patience=3: would never stop a run without evaluations and a score; set train.best_met",
+    ),
     "dataset": ("dataloader.root=absent", "absent/annotations/instances_train2017.json"),
 }
 
@@ -76,6 +85,12 @@ def test_config_files_that_are_missing_or_broken_are_named(tmp_path, capsys):
         assert main(["--config-file", str(file)]) == 2
         (error,) = capsys.readouterr().err.strip().splitlines()
         assert str(file) in error and expected in error
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    """No shell expands it in `train.output_dir=~/run`, because of the dot."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert setup.load_config("dino_toy", ["train.output_dir=~/run"]).train.output_dir == str(tmp_path / "run")
 
 
 def test_a_missing_train_key_is_named():

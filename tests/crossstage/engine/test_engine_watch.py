@@ -22,6 +22,7 @@ from crossstage.config import LazyConfig, find_config
 from crossstage.data.coco import CocoDetection
 from crossstage.data.loader import grouped_batches
 from crossstage.engine.best import Best
+from crossstage.engine.interrupt import StopSignals
 from crossstage.engine.output import held
 from crossstage.engine.run import build_parts
 from crossstage.errors import InputError, NonFiniteError
@@ -127,6 +128,13 @@ def test_the_best_and_the_patience_survive_a_kill(run, scripted, tmp_path, argum
     assert states[0] == states[1] == {"metric": "bbox/AP", "score": 5.0, "iteration": 3, "waited": 3}
     bests = [read_checkpoint(folder / "model_best.pth")["model"] for folder in (whole, part)]
     assert all(bests[0][name].equal(bests[1][name]) for name in bests[0])
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_the_signals_of_batch_systems_let_a_run_save(name):
+    with StopSignals(quiet=True) as stop:
+        signal.raise_signal(signal.Signals[name])
+        assert stop.received == signal.Signals[name]
 
 
 def test_an_unknown_best_metric_stops_at_once(arguments, capsys):

@@ -161,6 +161,22 @@ def test_an_annotation_with_id_zero_or_without_area_can_be_found(write):
     assert scores["AP"] == pytest.approx(100) and scores["APm"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_ids_that_no_float_can_tell_apart_are_told_apart(write, key):
+    """Two images or classes whose ids are neighbours, with the boxes of both as detections of one."""
+    large = 2**60
+    json_file = write({1: [(10, 20, 50, 60, 4, {})], 2: [(100, 20, 50, 60, 9, {})]})
+    content = json.loads(json_file.read_text())
+    records = content["images" if key == "image_id" else "categories"]
+    for record in (*records, *content["annotations"]):
+        record["id" if record in records else key] += large
+    json_file.write_text(json.dumps(content))
+    first, second = (1 + large, 2 + large) if key == "image_id" else (1, 2)
+    found = detections(([10, 20, 60, 80], 0.9, 0), ([100, 20, 150, 80], 0.9, 1))
+    scores = evaluated(CocoEvaluator(json_file), {first: found, second: detections()})
+    assert scores["AP-cat"] == pytest.approx(100) and scores["AP-dog"] == 0
+
+
 def test_nothing_detected_is_zero_and_told(write, tmp_path, caplog):
     json_file = write({1: [(10, 20, 50, 60, 4, {})], 2: []})
     evaluator = CocoEvaluator(json_file, output_dir=tmp_path)
@@ -291,6 +307,12 @@ def test_what_evaluation_cannot_reach_is_said_once_with_its_number(write, caplog
     said = [record.getMessage() for record in caplog.records if "cannot reach" in record.getMessage()]
     assert len(said) == (expected is not None)
     assert expected is None or re.search(expected, said[0]), said
+
+
+@pytest.mark.parametrize(("objects", "number"), [([], 0), ([(10, 20, 50, 60, 4, {"iscrowd": 1})], 1)])
+def test_a_set_without_objects_is_told_because_its_ap_is_nan(write, caplog, objects, number):
+    CocoEvaluator(write({1: objects}))
+    assert f"has no object ({number} crowd): every AP is NaN" in caplog.text
 
 
 def test_a_crowd_region_need_not_be_reached(write, caplog):

@@ -93,7 +93,7 @@ def evaluator(tmp_path) -> CocoEvaluator:
             results.append({"image_id": image, "category_id": (10, 20)[label], "bbox": box, "score": score})
     content = {
         "images": [{"id": image, "file_name": f"{image}.jpg", "width": 260, "height": 200} for image in PICTURES],
-        "categories": [{"id": 10, "name": "cat"}, {"id": 20, "name": "<dog>"}, {"id": 30, "name": "cow"}],
+        "categories": [{"id": 10, "name": "cat"}, {"id": 20, "name": "<dog>"}, {"id": 30, "name": r"$\q$"}],
         "annotations": annotations,
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
@@ -124,7 +124,7 @@ def test_each_kind_is_counted_once_and_its_cost_is_not_negative(evaluator):
 
 def test_classes_in_the_order_of_a_training_keep_their_own_numbers(evaluator, tmp_path):
     """The columns of COCO's curves follow the category ids; a training may list the classes in another order."""
-    other = CocoEvaluator(tmp_path / "truth.json", classes=("owl", "cow", "<dog>", "cat"))
+    other = CocoEvaluator(tmp_path / "truth.json", classes=("owl", r"$\q$", "<dog>", "cat"))
     other.results = evaluator.results
     expected = {row["name"]: row for row in numbers(evaluator).classes}
     found = {row["name"]: row for row in numbers(other).classes}

@@ -12,7 +12,7 @@ from torch import nn
 import crossstage
 from crossstage.data.pixels import read_image
 from crossstage.errors import InputError
-from crossstage.inference.pictures import HELD, as_sample, in_batches
+from crossstage.inference.pictures import HELD, as_sample, in_batches, pixels_of
 from crossstage.structures import Detections, ImageBatch
 from tests.tiny_run import NAMES
 
@@ -104,6 +104,14 @@ def test_the_threshold_keeps_scores_that_reach_it(recording):
     assert recording.predict([]) == []
 
 
+@pytest.mark.parametrize(
+    ("mode", "value"), [("L", 128), ("I;16", 128 * 257), ("I", 128 * 257), ("F", 128 / 255), ("RGB", (128, 128, 128))]
+)
+def test_pillows_images_of_any_depth_are_read_by_their_range(mode, value):
+    given = Image.new(mode, (5, 4), value)
+    assert pixels_of(given, "image").unique().tolist() == [128]
+
+
 BAD = {
     "a float array": (np.zeros((4, 4, 3)), r"images\[0\] is an array of float64 \[4, 4, 3\]; expected .* uint8"),
     "a grey array": (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]; expected an array of uint8 \[H, W, 3\], RGB"),
@@ -111,6 +119,9 @@ BAD = {
     "a batch": (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), r"give several images as a list"),
     "a float tensor": (torch.zeros(3, 4, 4), r"a tensor of torch.float32 \[3, 4, 4\]; expected a tensor of uint8"),
     "an empty tensor": (torch.zeros(3, 0, 4, dtype=torch.uint8), r"\[3, 0, 4\]"),
+    "nothing, as OpenCV returns": (None, "images is NoneType; expected an image, or a list of images"),
+    "an empty image": (Image.new("RGB", (0, 4)), r"images\[0\] is Image; expected"),
+    "an image of unknown range": (Image.new("F", (4, 4), -1), r"images\[0\]: has values from -1 to -1"),
     "a number": ([5], r"images\[0\] is int; expected a path"),
     "no file": ("lost.png", "lost.png: no such image file"),
 }
