@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
 from crossstage.config.nodes import as_config, set_target, with_defaults
@@ -72,7 +72,20 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except OmegaConfBaseException as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise OverrideValueError(f"{text}: {reason}") from error
+    _check_references(cfg, overrides)
     return cfg
+
+
+def _check_references(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """That what values refer to exists, now that all overrides are applied: later it would fail in the middle of a run."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        try:
+            if "${" in value:
+                OmegaConf.select(cfg, key.lstrip("+"), throw_on_missing=False)
+        except InterpolationKeyError as error:
+            reason = " ".join(str(error).split("\n")[0].split())
+            raise OverrideValueError(f"{text}: {reason}; write ${{KEY}} with the whole path of a key") from error
 
 
 def _parsed(parser: OverridesParser, text: str) -> Override:

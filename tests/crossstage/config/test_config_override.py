@@ -1,5 +1,7 @@
 """LazyConfig.apply_overrides: the grammar, unknown keys, values that do not fit."""
 
+import re
+
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -139,6 +141,18 @@ def test_values_that_do_not_fit(cfg, override, words):
     assert isinstance(caught.value, InputError)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["a=${z.y}", "a=${missing}/x", "+new=${missing}"])
+def test_a_reference_to_nothing_is_told_with_its_override(override: str):
+    """Else it would fail where the value is read, perhaps after the data have been loaded."""
+    with pytest.raises(InputError, match=re.escape(f"{override}: Interpolation key")):
+        LazyConfig.apply_overrides(OmegaConf.create({"a": 1}), [override])
+
+
+def test_a_reference_may_be_to_what_a_later_override_adds():
+    config = LazyConfig.apply_overrides(OmegaConf.create({"a": 1}), ["a=${b}", "+b=2"])
+    assert config.a == 2
 
 
 def test_an_override_below_an_interpolation_changes_that_place_alone():
