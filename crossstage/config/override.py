@@ -77,7 +77,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _check_references(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """That what values refer to exists, now that all overrides are applied: later it would fail in the middle of a run."""
+    """That what values refer to exists, once all overrides are applied: later it would fail in the middle of a run."""
     for text in overrides:
         key, _, value = text.partition("=")
         try:
