@@ -69,7 +69,7 @@ def _samples_last(
     """
     repeats = weights.shape[-1]
     sizes = levels.sizes.to(locations.dtype).repeat_interleave(repeats, dim=0).t()[:, None]  # [2, 1, L * P]
-    points = locations.flatten(0, -4).flatten(1, 2).permute(2, 0, 1)
+    points = locations.flatten(0, -4).flatten(1, 2)  # [Q, L * P, 2]
     column, row, shares = corners(points, weights.flatten(0, -3).flatten(1), sizes)
     strides, starts = _row_strides(levels, heads, repeats)
     column = column.mul_(heads).add_(first.reshape(-1, 1, 1))
@@ -83,7 +83,7 @@ def _samples_first(
     """As `_samples_last`, computed with the rows on the last axis: faster where a row has few samples."""
     repeats = weights.shape[-1]
     sizes = levels.sizes.to(locations.dtype).repeat_interleave(repeats, dim=0).t()[..., None]  # [2, L * P, 1]
-    points = locations.flatten(0, -4).flatten(1, 2).permute(2, 1, 0).contiguous()
+    points = locations.flatten(0, -4).flatten(1, 2).permute(2, 1, 0).contiguous().permute(1, 2, 0)  # [L * P, Q, 2]
     column, row, shares = corners(points, weights.flatten(0, -3).flatten(1).t().contiguous(), sizes)
     strides, starts = _row_strides(levels, heads, repeats)
     column = column.mul_(heads).add_((starts[:, None] + first.flatten())[:, None])

@@ -23,7 +23,7 @@ def corners(points: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Ten
     has share 0 and no gradient. At a pixel's centre the gradient is the one towards larger coordinates.
 
     Args:
-        points: [2, A, B], x and y of each sample in [0, 1] of its map, in at least float32.
+        points: [A, B, 2], (x, y) of each sample in [0, 1] of its map, in at least float32.
         weights: [A, B], in the same dtype.
         sizes: [2, A, B] or broadcast to it, width and height of each sample's map, without gradient.
 
@@ -33,7 +33,7 @@ def corners(points: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Ten
         [A, 2, 2, B]: the shares by row and column.
     """
     if torch.compiler.is_compiling() or exporting():
-        (columns, of_column, _), (rows, of_row, _) = map(_along_axis, points, sizes)
+        (columns, of_column, _), (rows, of_row, _) = map(_along_axis, points.unbind(-1), sizes)
         return columns, rows, _weighted(weights, of_column, of_row)
     return _Corners.apply(points, weights, sizes)
 
@@ -70,10 +70,10 @@ def _weighted(weights: Tensor, of_column: Tensor, of_row: Tensor) -> Tensor:
 class _Corners(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (columns, of_column, outside_x), (rows, of_row, outside_y) = map(_along_axis, points, sizes)
+        (columns, of_column, outside_x), (rows, of_row, outside_y) = map(_along_axis, points.unbind(-1), sizes)
         ctx.save_for_backward(weights, sizes, of_column, of_row, outside_x, outside_y)
         ctx.mark_non_differentiable(columns, rows)
-        ctx.strides = points.stride()
+        ctx.strides = torch.empty_like(points, device="meta").stride()  # of a dense tensor, if the points are expanded
         return columns, rows, _weighted(weights, of_column, of_row)
 
     @staticmethod
@@ -85,12 +85,12 @@ class _Corners(torch.autograd.Function):
         along_x = _dot(top_left, top, bottom_left, bottom), _dot(top_right, top, bottom_right, bottom)
         along_y = _dot(top_left, left, top_right, right), _dot(bottom_left, left, bottom_right, right)
         of_weights = _dot(along_y[0], top, along_y[1], bottom)
-        of_points = torch.empty_strided((2, *weights.shape), ctx.strides, dtype=grad.dtype, device=grad.device)
+        of_points = torch.empty_strided((*weights.shape, 2), ctx.strides, dtype=grad.dtype, device=grad.device)
         for axis, ((low, high), outside) in enumerate(((along_x, outside_x), (along_y, outside_y))):
             # Towards larger coordinates the share of the first cell falls by 1 per cell, and that of the second rises.
             has_low, has_high = outside.logical_not().to(grad.dtype).unbind(1)
             rise = high.mul_(has_high).addcmul_(low, has_low, value=-1)
-            torch.mul(rise.mul_(weights), sizes[axis], out=of_points[axis])
+            torch.mul(rise.mul_(weights), sizes[axis], out=of_points[..., axis])
         return of_points, of_weights, None
 
 
