@@ -1,6 +1,6 @@
 """The four cells around each bilinear sample, and how much of each the sample takes.
 
-The gradients are written out, because autograd's take three times as long: it handles all four corners of a sample one
+The gradients are written out, because autograd's take twice as long: it handles all four corners of a sample one
 by one where the sums along an axis are enough. In a graph that is compiled or exported they are autograd's, of the same
 operations. `python -m benchmarks attention` shows the speed.
 """
