@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from crossstage.config.names import NameNotFoundError, dotted_name, locate, suggestion
 from crossstage.config.nodes import as_config, set_target, with_defaults
@@ -83,7 +83,7 @@ def _check_references(cfg: DictConfig, overrides: Sequence[str]) -> None:
         try:
             if "${" in value:
                 OmegaConf.select(cfg, key.lstrip("+"), throw_on_missing=False)
-        except InterpolationKeyError as error:
+        except OmegaConfBaseException as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise OverrideValueError(f"{text}: {reason}; write ${{KEY}} with the whole path of a key") from error
 

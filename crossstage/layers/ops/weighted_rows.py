@@ -72,7 +72,7 @@ def _gathered_sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     of parts. It is 1 if the number of bags is not known, in a graph of dynamic size.
     """
     bags, samples = rows.shape
-    parts = math.ceil(bags * samples * table.shape[1] / LARGEST_PART) if isinstance(bags, int) else 1
+    parts = max(1, math.ceil(bags * samples * table.shape[1] / LARGEST_PART)) if isinstance(bags, int) else 1
     sums = []
     for index, share in zip(rows.tensor_split(parts), weights.tensor_split(parts), strict=True):
         gathered = table.index_select(0, index.flatten()).view(*index.shape, table.shape[1])
