@@ -179,4 +179,5 @@ class BoxDistance:
 
 def _corners(cxcywh: Sides) -> Sides:
     x, y, width, height = cxcywh
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    low = x.sub(width, alpha=0.5), y.sub(height, alpha=0.5)  # one operation each, and one in the backward pass
+    return *low, x.add(width, alpha=0.5), y.add(height, alpha=0.5)
