@@ -1,6 +1,7 @@
 """Tensor building blocks that are independent of detectors.
 
 - `boxes`: formats, IoU, distances and refinement of boxes
+- `box_sums`: L1 distance and GIoU of matched boxes, with their gradient
 - `position`: embeddings of map cells and of boxes
 - `position_vector`: AdaMixer's boxes as centre, scale and shape
 - `mlp`: stacks of linear layers: heads and feed-forward networks

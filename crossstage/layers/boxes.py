@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from crossstage.layers.box_sums import box_sums
+
 Sides = tuple[Tensor, ...]
 """The four coordinates as separate tensors. A CPU computes faster on long rows of one coordinate."""
 
@@ -167,6 +169,19 @@ class BoxDistance:
             The sum of the four absolute differences, and the GIoU, each [...].
         """
         return self.of_pairs(BoxPairs(boxes.unbind(-1), objects.unbind(-1)))
+
+    def sums(self, boxes: Tensor, objects: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance and 1 - GIoU of matched boxes, summed over all but the first axis: the box losses.
+
+        Args:
+            boxes: normalised cxcywh, [S, ..., 4].
+            objects: the object of each box, [S, ..., 4]. Only the boxes get a gradient.
+            matched: bool [S, ...]; the other boxes count nothing.
+
+        Returns:
+            Both sums, each [S].
+        """
+        return box_sums(boxes, objects, matched, corners=self.corners, eps=self.eps)
 
     def of_pairs(self, pairs: BoxPairs) -> tuple[Tensor, Tensor]:
         """The same of boxes that are given with what other measures share."""

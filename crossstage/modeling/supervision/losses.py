@@ -105,5 +105,4 @@ def box_losses(
     matched = matches >= 0
     index = matches.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
     objects = targets.boxes.to(boxes.dtype).expand(len(boxes), -1, -1, -1).gather(2, index)
-    distance, overlap = box_distance(torch.where(matched[..., None], boxes, objects), objects)
-    return distance.flatten(1).sum(-1), ((1 - overlap) * matched).flatten(1).sum(-1)
+    return box_distance.sums(boxes, objects, matched)
