@@ -69,7 +69,7 @@ DEFORMABLE, H_DETR = "deformable_detr_50ep", "h_detr_12ep"
 
 QUESTIONS = {
     "dino": Question(
-        "CSLA and DCA on the small DINO", "stageinteractor", "4", (PLAIN, CSLA, BOTH), _recipe("1e-3", 2400)
+        "CSLA and DCA on the small DINO", "stageinteractor", "4", (PLAIN, CSLA, BOTH), _recipe("2e-3", 2400)
     ),
     "deformable_detr": Question(
         "CSLA on the small two-stage Deformable-DETR",
@@ -92,7 +92,7 @@ QUESTIONS = {
         "paq_detr",
         "6",
         ("neither", "patterns", "quality", "both"),
-        _recipe("1e-3", 2400),
+        _recipe("2e-3", 2400),
     ),
     "dino_pictures": Question(
         "CSLA and DCA on the small DINO, on pictures",
