@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from crossstage.config import LazyConfig, instantiate
+from crossstage.config.source import files_run_once
 from tests.tiny_models import config_files, plain, without_csla
 
 PINNED = Path(__file__).parent / "projects/data/pinned_names.txt"
@@ -63,7 +64,8 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def main() -> None:
     """Write the file, print the changes."""
-    old, new = pinned(), {path.stem: found(LazyConfig.load(str(path)).model) for path in config_files()}
+    with files_run_once():
+        old, new = pinned(), {path.stem: found(LazyConfig.load(str(path)).model) for path in config_files()}
     for name in [*new, *(name for name in old if name not in new)]:
         for change in changes(old.get(name, {}), new.get(name, {})):
             print(f"{name}  {change}")

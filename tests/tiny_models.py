@@ -14,6 +14,7 @@ from torch import nn
 
 from crossstage.config import LazyCall as L
 from crossstage.config import LazyConfig, find_config, instantiate
+from crossstage.config.source import files_run_once
 from crossstage.modeling.detector import Detector
 from crossstage.modeling.supervision.labels import OwnStageLabels
 from crossstage.structures import ImageBatch, Memory, PaddedTargets, Queries
@@ -82,7 +83,8 @@ def models() -> dict[str, DictConfig]:
     Of the configs that plug PaQ into a host, the small ones alone: the others add the same to hosts that are there too.
     """
     files = [path for path in config_files() if "_toy" in path.stem or not path.stem.endswith(PLUGGED)]
-    return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in files})
+    with files_run_once():
+        return _distinct({path.stem: tiny(LazyConfig.load(str(path)).model) for path in files})
 
 
 @cache

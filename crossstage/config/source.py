@@ -16,7 +16,8 @@ import copy
 import importlib.util
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,20 @@ Values = dict[str, Any]
 _ALREADY_RUN: ContextVar[dict[Path, Values] | None] = ContextVar("_ALREADY_RUN", default=None)
 
 
+@contextmanager
+def files_run_once() -> Iterator[None]:
+    """Inside, a config file is run once, however many configs are loaded; without it, once for each of them.
+
+    For programs that load many configs. They must not expect to see a change of a file in between.
+    """
+    known = _ALREADY_RUN.get()
+    token = _ALREADY_RUN.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _ALREADY_RUN.reset(token)
+
+
 def run_config(file: Path, importers: tuple[Path, ...] = ()) -> Values:
     """Run a config file and return its names; dicts become DictConfigs.
 
@@ -62,11 +77,8 @@ def run_config(file: Path, importers: tuple[Path, ...] = ()) -> Values:
         ConfigFileError: for any other exception while the file is read and run.
     """
     if (known := _ALREADY_RUN.get()) is None:
-        token = _ALREADY_RUN.set({})
-        try:
+        with files_run_once():
             return run_config(file, importers)
-        finally:
-            _ALREADY_RUN.reset(token)
     if file not in known:
         known[file] = _run(file, importers)
     nodes = {name: value for name, value in known[file].items() if isinstance(value, Container)}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from crossstage.checkpoints.load import some
+from crossstage.config.source import files_run_once
 from crossstage.engine.output import held
 from crossstage.engine.provenance import commit_name, device_name
 from crossstage.errors import InputError
@@ -153,12 +154,13 @@ def plan(request: Request, asked: Sequence[Row]) -> dict[str, list[Run]]:
     """
     report.check_folder(request)
     planned: dict[str, list[Run]] = {}
-    for row in request.table.rows:
-        try:
-            planned[row.name] = request.runs(row)
-        except InputError:
-            if row in asked:
-                raise
+    with files_run_once():
+        for row in request.table.rows:
+            try:
+                planned[row.name] = request.runs(row)
+            except InputError:
+                if row in asked:
+                    raise
     for run in (run for row in asked for run in planned[row.name]):
         if different := run.differences():
             raise InputError(

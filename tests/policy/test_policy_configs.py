@@ -8,11 +8,18 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from crossstage.config import LazyConfig
+from crossstage.config.source import files_run_once
 from tests.pinned_names import changes, found, pinned
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects/*/configs/**/*.py"))
 EXPERIMENTS = [name for name in FILES if "/models/" not in name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_that_many_configs_import_run_once():
+    with files_run_once():
+        yield
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 import crossstage.configs
 from crossstage.config import LazyConfig, find_config, get_config, instantiate
+from crossstage.config.source import files_run_once
 from crossstage.errors import InputError
 
 ROOT = Path(crossstage.__file__).parents[1]
@@ -116,6 +117,21 @@ def test_a_file_that_several_files_import_runs_once_a_load(tmp_path, capsys):
         cfg = LazyConfig.load(file)
         assert (cfg.changed.x, cfg["values"].x) == (2, 1)
     assert capsys.readouterr().out == "run\nrun\n"
+
+
+def test_files_run_once_runs_no_file_twice_and_shares_no_node(tmp_path, capsys):
+    files = {
+        "base.py": "print('base runs')\nmodel = {'a': {'b': 1}}\n",
+        "first.py": "from .base import model\nmodel.a.b = 2\n",
+        "second.py": "from .base import model\n",
+    }
+    write(tmp_path, files)
+    with files_run_once():
+        loaded = [LazyConfig.load(tmp_path / name).model.a for name in ("first.py", "second.py", "first.py")]
+    assert [part.b for part in loaded] == [2, 1, 2] and loaded[0] is not loaded[2]
+    assert capsys.readouterr().out == "base runs\n"
+    LazyConfig.load(tmp_path / "second.py")
+    assert capsys.readouterr().out == "base runs\n", "outside, a changed file is read"
 
 
 def test_no_module_is_left_behind_and_import_is_not_patched(tree):
