@@ -1,7 +1,7 @@
 """L1 distance and GIoU of matched boxes, summed, with a gradient that is written out.
 
-Autograd would record about forty operations and run a hundred more for their gradient, because each minimum and each
-maximum takes seven. Written out it takes thirty, and two tensors are kept for it.
+Both passes take about 90 operations on tensors. Autograd takes 170, because each minimum and each maximum has seven in
+its gradient, and it keeps most of what it computed; here two tensors are kept.
 """
 
 from __future__ import annotations
