@@ -67,7 +67,8 @@ def write_curves(request: Request, planned: Mapping[str, Sequence[Run]]) -> None
         for name, shares in changes.items():
             _line(grid[0, 1], name, range(1, len(shares) + 1), shares)
         if changes:
-            grid[0, 1].set(xlabel="stage", ylabel="objects with other queries at the next stage")
+            stages = range(1, max(map(len, changes.values())) + 1)
+            grid[0, 1].set(xlabel="from stage", xticks=stages, ylabel="objects that change queries")
         for axes in grid.flat:
             axes.set_ylim(bottom=0)
             axes.legend(title="row (seeds)")
