@@ -1,8 +1,8 @@
 """The questions of docs/results.md: rows of a paper's table with one recipe for all of them.
 
-`crossstage reproduce --question NAME` answers one. Recipes are to be chosen for the baseline alone, so that it is trained
-out. docs/results.md says how, and for which families this has been done; the others have starting values. Rows are named
-as in the table.
+`crossstage reproduce --question NAME` answers one. Recipes are to be chosen for the baseline alone, so that it is
+trained out. docs/results.md says how, and for which families this has been done; the others have starting values. Rows
+are named as in the table.
 """
 
 from __future__ import annotations
