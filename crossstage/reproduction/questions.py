@@ -64,7 +64,7 @@ def _recipe(rate: str, iterations: int) -> tuple[str, ...]:
 
 
 # The pictures of blood cells have 640 x 480 pixels; a batch has half as many as on the generated set.
-_BCCD = ("dataloader.image_size=320", "dataloader.train.total_batch_size=4")
+_BCCD = ("dataloader.image_size=224", "dataloader.train.total_batch_size=4")
 DEFORMABLE, H_DETR = "deformable_detr_50ep", "h_detr_12ep"
 
 QUESTIONS = {
@@ -76,16 +76,16 @@ QUESTIONS = {
         "stageinteractor",
         "4",
         (DEFORMABLE, f"{DEFORMABLE}_csla"),
-        _recipe("1e-3", 2400),
+        _recipe("1e-3", 1600),
     ),
     "h_detr": Question(
-        "CSLA on the small H-DETR", "stageinteractor", "4", (H_DETR, f"{H_DETR}_csla"), _recipe("1e-3", 2400)
+        "CSLA on the small H-DETR", "stageinteractor", "4", (H_DETR, f"{H_DETR}_csla"), _recipe("2e-3", 1600)
     ),
     "stage_interactor": Question(
-        "CSLA and reuse over the small AdaMixer", "stageinteractor", "6", MIXERS, _recipe("5e-4", 2400)
+        "CSLA and reuse over the small AdaMixer", "stageinteractor", "6", MIXERS, _recipe("1e-3", 1600)
     ),
     "deqdet": Question(
-        "the small DEQDet against AdaMixer", "deqdet", "2", ("adamixer", "deqdet_nf25"), _recipe("5e-4", 1600)
+        "the small DEQDet against AdaMixer", "deqdet", "2", ("adamixer", "deqdet_nf25"), _recipe("1e-3", 1600)
     ),
     "paq": Question(
         "pattern queries and quality-aware matching on the small DINO",
