@@ -99,7 +99,7 @@ QUESTIONS = {
         "stageinteractor",
         "4",
         (PLAIN, CSLA, BOTH),
-        (*_recipe("1e-3", 1200), *_BCCD),
+        (*_recipe("1e-3", 1000), *_BCCD),
         "own",
     ),
     "stage_interactor_pictures": Question(
@@ -107,7 +107,7 @@ QUESTIONS = {
         "stageinteractor",
         "6",
         MIXERS,
-        (*_recipe("5e-4", 1200), *_BCCD),
+        (*_recipe("1e-3", 1000), *_BCCD),
         "own",
     ),
 }
