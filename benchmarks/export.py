@@ -29,7 +29,7 @@ from crossstage.cli.exporting import eager, one_thread, picture, precise
 from crossstage.config import LazyConfig, find_config, instantiate
 from crossstage.config.find import experiments
 from crossstage.deployment.agreement import LIMITS, Agreement, compared
-from crossstage.deployment.exported_detector import ExportedDetector
+from crossstage.deployment.exported_detector import ExportedDetector, rounded_up
 from crossstage.deployment.facts import Facts
 from crossstage.deployment.load import loaded
 from crossstage.deployment.write import FORMATS, Shape, write
@@ -92,14 +92,16 @@ def rows(name: str, detector: nn.Module, form: str, kind: str, rounds: int) -> I
         file = Path(folder, f"{name}{FORMATS[form]}")
         start = time.perf_counter()
         try:
-            model = ExportedDetector(detector)
+            model = ExportedDetector(detector, any_size=shape.size is None)
             write(model, file, form=form, shape=shape, facts=Facts((), None, "", "", ""))
         except InputError as error:
             yield f"| {name} | {form} | {kind} | refused: {error} | | | | | |", True
             return
         taken = time.perf_counter() - start
         detect, _ = loaded(file, form=form)
-        batches = [(1, size), (2, OTHER_SIZE)] if kind == "dynamic" else [(1, size)]
+        batches = [(1, size)]
+        if kind == "dynamic":
+            batches = [(1, rounded_up(size, model.multiples)), (2, rounded_up(OTHER_SIZE, model.multiples))]
         for count, size in batches:
             pixels = torch.stack([picture(index, size, ()) for index in range(count)])
             found = compared(eager(model), detect, pixels, precise=precise(model), limits=limits, rounds=rounds)

@@ -27,10 +27,17 @@ def input_size(session, width, height):
     fixed = session.get_inputs()[0].shape[2:]
     if all(isinstance(length, int) for length in fixed):
         return fixed[1], fixed[0]
-    rule = json.loads(session.get_modelmeta().custom_metadata_map["resize"]) or {}
+    facts = session.get_modelmeta().custom_metadata_map
+    rule = json.loads(facts["resize"]) or {}
     scale = (rule.get("short_edge") or min(width, height)) / min(width, height)
     scale = min(scale, (rule.get("max_size") or np.inf) / max(width, height))
-    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    rows, columns = json.loads(facts["multiples"])  # a Swin takes whole windows
+    return whole(width * scale, columns), whole(height * scale, rows)
+
+
+def whole(length, multiple):
+    """The length to the nearest pixel, and up to a multiple."""
+    return max(1, -(-int(length + 0.5) // multiple)) * multiple
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from crossstage.config import LazyConfig, find_config
 from crossstage.config.yaml_form import dump, encode
 from crossstage.data.pixels import read_image
 from crossstage.deployment.agreement import LIMITS, Agreement, check, compared
-from crossstage.deployment.exported_detector import ExportedDetector
+from crossstage.deployment.exported_detector import ExportedDetector, rounded_up
 from crossstage.deployment.facts import Facts, digest, resize_rule
 from crossstage.deployment.load import Detecting, loaded
 from crossstage.deployment.write import FORMATS, Shape, require_onnx, write
@@ -44,6 +44,7 @@ def export(args: argparse.Namespace) -> None:
         truth = settle_classes(cfg, args.weights, asked=args.opts, problems=[])
         cpu = torch.device("cpu")
         detector = build_predictor(cfg, args.weights, source=args.config_file, truth=truth, device=cpu)
+        model = ExportedDetector(detector.model, any_size=shape.size is None)
         facts = Facts(
             class_names=detector.class_names,
             resize=resize_rule(None if cfg.dataloader.test.transform is None else detector.transform),
@@ -51,11 +52,14 @@ def export(args: argparse.Namespace) -> None:
             weights=Path(args.weights).name,
             weights_sha256=digest(local_path(args.weights)),
             precision="float16" if args.fp16 else "float32",
+            multiples=model.multiples,
         )
-        model = ExportedDetector(detector.model)
         write(model, file, form=args.format, shape=shape, facts=facts)
         print(f"{file}: {args.format}, {facts.precision}, {shape}, {file.stat().st_size / 1e6:.1f} MB")
-        checked(model, file, pictures(args, shape, detector), args, facts.precision)
+        if facts.multiples != (1, 1):
+            rows, columns = facts.multiples
+            print(f"  takes heights of multiples of {rows} and widths of multiples of {columns} pixels alone")
+        checked(model, file, pictures(args, shape, detector, facts.multiples), args, facts.precision)
 
 
 def checked(
@@ -104,13 +108,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def pictures(args: argparse.Namespace, shape: Shape, detector: Predictor) -> list[Tensor]:
-    """Batches in the sizes to compare, uint8 [B, 3, H, W]: of the given pictures, or of generated ones."""
+def pictures(
+    args: argparse.Namespace, shape: Shape, detector: Predictor, multiples: tuple[int, int] = (1, 1)
+) -> list[Tensor]:
+    """Batches in the sizes to compare, uint8 [B, 3, H, W]: of the given pictures, or of generated ones.
+
+    Dynamic sizes are rounded up to multiples of `multiples`.
+    """
     given = [] if args.input is None else given_pictures(args, detector)
     batches = BATCHES if shape.batch is None else (shape.batch,) * 2
     sizes = SIZES if shape.size is None else (shape.size, shape.size)
     if shape.size is None and given:
         sizes = ((given[0].shape[-2], given[0].shape[-1]), (given[-1].shape[-2], given[-1].shape[-1]))
+    if shape.size is None:
+        sizes = tuple(rounded_up(size, multiples) for size in sizes)
     same = shape.size is not None and shape.batch is not None
     return [
         torch.stack([picture(number + index, size, given) for index in range(count)])

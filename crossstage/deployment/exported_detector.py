@@ -20,14 +20,19 @@ class ExportedDetector(nn.Module):
 
     Args:
         detector: a detector whose graph does not depend on the image.
+        any_size: whether the graph is to take images of more than one size.
+
+    Attributes:
+        multiples: the numbers of which height and width must be multiples; (1, 1) except for a Swin of any size.
 
     Raises:
         InputError: if the detector has a part that cannot be exported; names its key in the config.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: nn.Module, *, any_size: bool = False) -> None:
         super().__init__()
         self.detector, self.chosen = exportable(detector)
+        self.multiples = whole_windows(self.detector.backbone) if any_size else (1, 1)
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,7 +44,12 @@ class ExportedDetector(nn.Module):
         Returns:
             boxes_xyxy [B, D, 4], absolute corners in pixels of the input; scores [B, D]; labels int64 [B, D]. Best
             first; D = model.postprocess.num_select, or the number of (query, class) pairs if that is smaller.
+
+        Raises:
+            RuntimeError: if height or width is not a multiple of `multiples`.
         """
+        if self.multiples != (1, 1):
+            pixels = in_multiples(pixels, *self.multiples)
         mask = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
         # The sizes are those of the pixels; as Python numbers they would fix the size of the batch.
         _, groups = self.detector.predict(ImageBatch(pixels, mask, sizes=(), original_sizes=()))
@@ -50,6 +60,37 @@ class ExportedDetector(nn.Module):
         if self.chosen.clip:
             boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), extent)
         return boxes_xyxy, scores, labels
+
+
+def whole_windows(backbone: nn.Module) -> tuple[int, int]:
+    """The numbers of rows and columns of pixels in whose multiples every map of a Swin consists of whole windows.
+
+    (1, 1) for a backbone without windows. A Swin pads other maps inside its blocks; torch.export can record that for
+    one size, but for any size it simplifies the formulas of the padded sizes for longer than anybody waits.
+    """
+    windows = [part.window_size for part in backbone.modules() if isinstance(getattr(part, "window_size", None), tuple)]
+    if not windows:
+        return 1, 1
+    stride = max(backbone.strides)
+    return stride * max(rows for rows, _ in windows), stride * max(columns for _, columns in windows)
+
+
+def in_multiples(pixels: Tensor, rows: int, columns: int) -> Tensor:
+    """The same pixels [B, 3, H, W], whose sizes a graph then knows as multiples of `rows` and `columns`.
+
+    The reshape is what fails in a runtime that is given another size. Raises RuntimeError in torch.
+    """
+    batch, channels, height, width = pixels.shape
+    for side, multiple in ((height, rows), (width, columns)):
+        torch._check(side % multiple == 0, lambda: f"height and width must be multiples of {rows} and {columns}")
+    blocks = pixels.reshape(batch, channels, height // rows, rows, width // columns, columns)
+    return blocks.reshape(pixels.shape)[:, :, : height // rows * rows, : width // columns * columns]
+
+
+def rounded_up(size: tuple[int, int], multiples: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (height, width) of these multiples that is not below `size` on either side."""
+    height, width = (-(-side // multiple) * multiple for side, multiple in zip(size, multiples, strict=True))
+    return height, width
 
 
 def exportable(detector: nn.Module) -> tuple[Detector, TopK]:

@@ -27,6 +27,7 @@ class Facts:
         weights: name of the file of the weights.
         weights_sha256: digest of that file.
         precision: "float32", or "float16" for a graph of mixed precision.
+        multiples: the numbers of which height and width of the input must be multiples.
     """
 
     class_names: Sequence[str]
@@ -35,6 +36,7 @@ class Facts:
     weights: str
     weights_sha256: str
     precision: str = "float32"
+    multiples: tuple[int, int] = (1, 1)
 
     def texts(self) -> dict[str, str]:
         """The facts as texts by name; lists and mappings are JSON."""
@@ -43,6 +45,7 @@ class Facts:
             "outputs": "boxes: absolute x0, y0, x1, y1 in pixels of the input; scores; labels; best first",
             "class_names": json.dumps(list(self.class_names), ensure_ascii=False),
             "resize": json.dumps(None if self.resize is None else dict(self.resize)),
+            "multiples": json.dumps(list(self.multiples)),
             "config": self.config,
             "weights": self.weights,
             "weights_sha256": self.weights_sha256,

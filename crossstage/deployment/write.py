@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from crossstage.deployment.exported_detector import ExportedDetector
+from crossstage.deployment.exported_detector import ExportedDetector, rounded_up, whole_windows
 from crossstage.deployment.facts import OUTPUTS, Facts
 from crossstage.deployment.for_onnxruntime import quicker
 from crossstage.errors import InputError
@@ -36,9 +36,12 @@ class Shape:
     size: tuple[int, int] | None = None
     batch: int | None = None
 
-    def example(self) -> Tensor:
-        """Grey pixels of that shape, uint8 [B, 3, H, W]."""
-        return torch.full((self.batch or EXAMPLE_BATCH, 3, *(self.size or EXAMPLE_SIZE)), 128, dtype=torch.uint8)
+    def example(self, multiples: tuple[int, int] = (1, 1)) -> Tensor:
+        """Grey pixels of that shape, uint8 [B, 3, H, W]; a dynamic size is a multiple of `multiples`."""
+        # More than one multiple on each side: torch takes a size of 1 for a constant.
+        several = tuple(max(side, 2 * multiple) for side, multiple in zip(EXAMPLE_SIZE, multiples, strict=True))
+        size = self.size or rounded_up(several, multiples)
+        return torch.full((self.batch or EXAMPLE_BATCH, 3, *size), 128, dtype=torch.uint8)
 
     def dynamic(self) -> dict[int, Any]:
         """The axes that are not fixed, as `torch.export` takes them."""
@@ -66,15 +69,13 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
 
     Raises:
         InputError: if a package is missing, the graph has an operation without a form in ONNX, or the format has no
-            graphs of this size or precision.
+            graphs of this precision.
+        ValueError: if the size is dynamic, and the detector is not for any size.
     """
     if form == "onnx":
         require_onnx()
-    if shape.size is None and getattr(detector.detector.backbone, "patch_size", (1, 1)) != (1, 1):
-        raise InputError(
-            "--size dynamic: the windows of a Swin make the sizes of its tensors formulas that torch.export takes too "
-            "long to simplify; give the height and width, such as --size 800 1344"
-        )
+    if shape.size is None and detector.multiples != whole_windows(detector.detector.backbone):
+        raise ValueError("a graph of any size needs ExportedDetector(detector, any_size=True)")
     if form != "onnx" and facts.precision != "float32":
         raise InputError("--fp16: is for --format onnx; a graph of torch.export is float32")
     with torch.no_grad(), quietly():
@@ -94,10 +95,8 @@ def write(detector: ExportedDetector, file: Path, *, form: str, shape: Shape, fa
 
 def recorded(detector: ExportedDetector, shape: Shape) -> ExportedProgram:
     """The graph of torch's operations."""
-    device = next(detector.parameters()).device
-    return torch.export.export(
-        detector, (shape.example().to(device),), dynamic_shapes=({**shape.dynamic()} or None,), strict=False
-    )
+    example = shape.example(detector.multiples).to(next(detector.parameters()).device)
+    return torch.export.export(detector, (example,), dynamic_shapes=({**shape.dynamic()} or None,), strict=False)
 
 
 def in_onnx(program: ExportedProgram) -> Any:
