@@ -121,7 +121,7 @@ def pictures(
     if shape.size is None and given:
         sizes = ((given[0].shape[-2], given[0].shape[-1]), (given[-1].shape[-2], given[-1].shape[-1]))
     if shape.size is None:
-        sizes = tuple(rounded_up(size, multiples) for size in sizes)
+        sizes = (rounded_up(sizes[0], multiples), rounded_up(sizes[1], multiples))
     same = shape.size is not None and shape.batch is not None
     return [
         torch.stack([picture(number + index, size, given) for index in range(count)])

@@ -6,6 +6,8 @@ number of detections is fixed, so boxes that clipping makes empty stay in the li
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +64,7 @@ class ExportedDetector(nn.Module):
         return boxes_xyxy, scores, labels
 
 
-def whole_windows(backbone: nn.Module) -> tuple[int, int]:
+def whole_windows(backbone: Any) -> tuple[int, int]:
     """The numbers of rows and columns of pixels in whose multiples every map of a Swin consists of whole windows.
 
     (1, 1) for a backbone without windows. A Swin pads other maps inside its blocks; torch.export can record that for

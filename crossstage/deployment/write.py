@@ -39,8 +39,8 @@ class Shape:
     def example(self, multiples: tuple[int, int] = (1, 1)) -> Tensor:
         """Grey pixels of that shape, uint8 [B, 3, H, W]; a dynamic size is a multiple of `multiples`."""
         # More than one multiple on each side: torch takes a size of 1 for a constant.
-        several = tuple(max(side, 2 * multiple) for side, multiple in zip(EXAMPLE_SIZE, multiples, strict=True))
-        size = self.size or rounded_up(several, multiples)
+        (height, width), (rows, columns) = EXAMPLE_SIZE, multiples
+        size = self.size or rounded_up((max(height, 2 * rows), max(width, 2 * columns)), multiples)
         return torch.full((self.batch or EXAMPLE_BATCH, 3, *size), 128, dtype=torch.uint8)
 
     def dynamic(self) -> dict[int, Any]:
