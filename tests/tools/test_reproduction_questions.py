@@ -61,5 +61,5 @@ def test_a_question_prints_its_commands_with_the_folder_of_ones_own_data(capsys,
     assert reproduce.main([*arguments, "--root", "cells", "--epochs-scale", "10"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(commands) == 5 and "dataloader.data=cells" in commands[0]
-    assert {"train.max_iter=12000", "train.eval_period=2400", "train.seed=4"} <= {*commands[-1]}
+    assert {"train.max_iter=10000", "train.eval_period=2000", "train.seed=4"} <= {*commands[-1]}
     assert not any(text.startswith("dataloader.root") for text in commands[0])
