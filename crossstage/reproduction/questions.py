@@ -99,7 +99,7 @@ QUESTIONS = {
         "stageinteractor",
         "4",
         (PLAIN, CSLA, BOTH),
-        (*_recipe("1e-3", 1000), *_BCCD),
+        (*_recipe("2e-3", 1000), *_BCCD),
         "own",
     ),
     "stage_interactor_pictures": Question(
