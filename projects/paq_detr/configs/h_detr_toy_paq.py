@@ -1,6 +1,6 @@
 """The small H-Deformable-DETR as PaQ-DETR, with a tenth of the patterns.
 
-At the host's learning rate, 2e-3, some seeds hardly learn (see the README); at half of it all do.
+At the host's learning rate, 2e-3, some seeds learn much less than the host (see the README); at half of it none does.
 """
 
 from crossstage.projects.h_detr.configs.h_detr_toy import dataloader, lr_multiplier, model, optimizer, train
