@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -62,6 +63,15 @@ def unwritable(path: Path | str, error: OSError) -> str:
     """Say that a file of a run cannot be written, why, and what to do."""
     remedy = "make space" if error.errno in DISK_FULL else "make it writable"
     return f"{path}: cannot be written ({error.strerror or error}); {remedy}, then continue with --resume"
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def strict_json(content: Any, **options: Any) -> str:

@@ -18,11 +18,12 @@ from crossstage.config.yaml_form import dump, encode
 from crossstage.data.pixels import read_image
 from crossstage.deployment.agreement import LIMITS, Agreement, check, compared
 from crossstage.deployment.exported_detector import ExportedDetector, rounded_up
-from crossstage.deployment.facts import Facts, digest, resize_rule
+from crossstage.deployment.facts import Facts, resize_rule
 from crossstage.deployment.load import Detecting, loaded
 from crossstage.deployment.write import FORMATS, Shape, require_onnx, write
 from crossstage.engine.log import RunLog
 from crossstage.errors import InputError
+from crossstage.files import digest
 from crossstage.inference.classes import settle_classes
 from crossstage.inference.pictures import as_sample
 from crossstage.inference.predictor import Predictor, build_predictor

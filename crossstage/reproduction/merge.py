@@ -8,14 +8,14 @@ from pathlib import Path
 
 from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
-from crossstage.reproduction.runs import DATA_FOLDERS, Request, Run
+from crossstage.reproduction.runs import Request, Run
 
 
 def merge(folder: Path, request: Request) -> None:
     """Copy the finished runs of another OUTPUT/DATA folder to where this request would make them, and tell which.
 
     A run that is begun here stays. The data may lie at another path there: whether they are the same is for the user to
-    know, and run.json keeps the folder that a run came from.
+    know, and run.json keeps the folder that a run came from. Initial weights are compared, if they are here too.
 
     Args:
         folder: holds ROW/seedK.
@@ -44,8 +44,7 @@ def merge(folder: Path, request: Request) -> None:
 
 def _copy(there: Run, here: Run) -> None:
     """Copy a run's folder. Raises InputError if its settings are not those of the run that is wanted here."""
-    different = [text for text in there.differences() if not text.startswith(DATA_FOLDERS)]
-    if different:
+    if different := there.differences(paths=False):
         raise InputError(f"--merge {there.folder}: holds a run with other settings: {some(different)}")
     shutil.copytree(there.folder, here.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock", "events.*"))
     here.note(settings=here.settings, merged_from=str(there.folder))

@@ -20,16 +20,15 @@ from crossstage.errors import InputError
 from crossstage.reproduction import report
 from crossstage.reproduction.convergence import write_curves
 from crossstage.reproduction.merge import merge
+from crossstage.reproduction.preparation import preparations, prepare
 from crossstage.reproduction.process import Ended, run_child
 from crossstage.reproduction.questions import EVALUATIONS, ROOT, SEEDS, question_of
-from crossstage.reproduction.questions import GENERATED as QUESTION_DATA
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line
 from crossstage.reproduction.tables import table_of
 
 SCALES = {"small": 0.4}  # all rows of Table 4 in less than an hour on two CPU cores
 ROOTS = {"toy": "datasets/toy_easy", "coco": "datasets/coco"}
-GENERATED = ("--train", "1200", "--val", "200", "--seed", "0", "--preset", "easy")
 LOCK = ".reproduce.lock"  # the training has a lock of its own
 ANNOTATIONS = ("annotations/instances_train2017.json", "annotations/instances_val2017.json")
 
@@ -55,24 +54,17 @@ def run_table(args: argparse.Namespace, again: str) -> int:
     # One seed of all rows is run before the next seed, and the trainings before the evaluations of their weights.
     runs = [run for row in asked for run in planned[row.name]]
     runs.sort(key=lambda run: (run.seed, run.weights is not None))
-    absent = not request.root.exists() or (request.root.is_dir() and not any(request.root.iterdir()))
-    generated = QUESTION_DATA if args.question else GENERATED
-    generation = ["-m", "crossstage.data.toy", "--output", str(request.root), *generated]
+    missing = preparations(request, args.question, runs)
     if args.dry_run:
-        if absent:
-            is_ours = request.data == "toy"
-            print(command_line(generation) if is_ours else f"# there is no dataset at {request.root}")
+        if not request.has_data and request.data != "toy":
+            print(f"# there is no dataset at {request.root}")
+        for step in missing:
+            print(command_line(step.command))
         for run in runs:
             print(f"# {run.row.name}, seed {run.seed}; AP in the paper: {request.table.published_ap(run.row)}")
             print(("# finished: " if run.is_finished() else "") + command_line(run.command(request.gpus)))
         return 0
-    stopped = 0
-    if absent and request.data == "toy":
-        print(f"writing the generated dataset into {request.root}", flush=True)
-        ended = run_child(generation)
-        stopped = ended.signal
-        if ended.status and not stopped:
-            raise InputError(f"--root {request.root}: could not be written: {ended.error}")
+    stopped = prepare(missing)
     if not stopped:
         stopped = run_all(request, planned, runs)
     if args.curves:

@@ -23,13 +23,13 @@ from crossstage.config import LazyConfig, yaml_form
 from crossstage.engine.metrics import MetricsFile
 from crossstage.engine.setup import check_values, load_config
 from crossstage.errors import InputError
-from crossstage.files import strict_json, write_text
+from crossstage.files import digest, strict_json, write_text
 from crossstage.reproduction.rows import Row, Table
 
 PROGRAM = ("-m", "crossstage")
 FINAL, RESULTS = "model_final.pth", "results.json"
 SCORES = ("AP", "AP50")
-DATA_FOLDERS = ("dataloader.root", "dataloader.data")
+LOCAL_PATHS = ("dataloader.root", "dataloader.data", "train.init_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Request:
     def folder(self) -> Path:
         """The folder of all runs and reports."""
         return self.output / self.data
+
+    @property
+    def has_data(self) -> bool:
+        """Whether `root` is a file or a folder that is not empty."""
+        return (self.root.is_dir() and any(self.root.iterdir())) or self.root.is_file()
 
     def runs(self, row: Row) -> list[Run]:
         """One run per seed. Raises InputError if the row's config does not load or an override does not fit."""
@@ -108,9 +113,9 @@ class Run:
         """Everything that determines the run's weights: all values of its config, but not the number of GPUs."""
         values = yaml_form.encode(_changed(self.config, self.overrides))[0]
         settings = {"--config-file": self.config, **_flat(values)}
-        for key in DATA_FOLDERS:
-            if isinstance(settings.get(key), str):
-                settings[key] = os.path.abspath(settings[key])
+        for key in LOCAL_PATHS:
+            if isinstance(path := settings.get(key), str) and path and "://" not in path:
+                settings[key] = os.path.abspath(path)
         del settings["train.output_dir"], settings["train.query_metrics.enabled"]
         return settings
 
@@ -151,14 +156,29 @@ class Run:
         number = name.removeprefix("model_").removesuffix(".pth")
         return int(number) + 1 if number.isdecimal() else 0
 
-    def differences(self) -> list[str]:
-        """The settings in which a begun run differs from this one, each as "key=old (asked: new)"."""
+    @property
+    def initial_weights(self) -> str:
+        """The SHA-256 of train.init_checkpoint; "" for a run without one, and for a file that is not here."""
+        path = Path(self.settings["train.init_checkpoint"])
+        return _digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
+
+    def differences(self, *, paths: bool = True) -> list[str]:
+        """The settings in which a begun run differs from this one, each as "key=old (asked: new)".
+
+        Args:
+            paths: whether another path of the same file or folder is a difference.
+        """
         if not self.is_begun():
             return []
-        before, now = self.record()["settings"], self.settings
+        record = self.record()
+        before, now = record["settings"], self.settings
         if not before:
             return ["no run.json: another tool started it"]
         both = {key: (before.get(key, "unset"), now.get(key, "unset")) for key in sorted({*before, *now})}
+        if not paths:
+            both = {key: pair for key, pair in both.items() if key not in LOCAL_PATHS or not all(pair)}
+        if self.initial_weights and record.get("initial_weights"):
+            both["SHA-256 of train.init_checkpoint"] = (record["initial_weights"][:12], self.initial_weights[:12])
         return [
             f"{key}={old or repr(old)} (asked: {new or repr(new)})" for key, (old, new) in both.items() if old != new
         ]
@@ -167,7 +187,10 @@ class Run:
         """Write the settings before the run starts or continues, with its time, commit and device."""
         here = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit, "device": device}
         starts = [*(self.record()["starts"] if self.is_begun() else []), here]
-        self.note(settings=self.settings, command=command_line(command), starts=starts, error="")
+        weights = self.initial_weights
+        self.note(
+            settings=self.settings, initial_weights=weights, command=command_line(command), starts=starts, error=""
+        )
 
     def note(self, **entries: Any) -> None:
         """Store entries in run.json, such as the `error` with which the run ended."""
@@ -232,6 +255,12 @@ def command_line(arguments: Sequence[str]) -> str:
 def _loaded(config: str) -> DictConfig:
     """A config without overrides. The result is cached and must not be changed."""
     return load_config(config, ())
+
+
+@cache
+def _digest(path: Path, changed: int) -> str:
+    """The SHA-256 of a file that was last changed at this time."""
+    return digest(path)
 
 
 def _changed(config: str, overrides: Sequence[str]) -> DictConfig:

@@ -2,13 +2,21 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from crossstage.checkpoints.load import load_model
 from crossstage.cli import reproduce
+from crossstage.config import instantiate
+from crossstage.engine.setup import load_config
+from crossstage.reproduction import pretraining
 from crossstage.reproduction.intervals import mean_of_seeds, paired_tests
 from crossstage.reproduction.questions import QUESTIONS
+from crossstage.reproduction.rows import Table
+from crossstage.reproduction.runs import Request
 
 T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)  # Student's t at 97.5 %, in closed form with 2 degrees of freedom
 
@@ -63,3 +71,96 @@ def test_a_question_prints_its_commands_with_the_folder_of_ones_own_data(capsys,
     assert len(commands) == 5 and "dataloader.data=cells" in commands[0]
     assert {"train.max_iter=10000", "train.eval_period=2000", "train.seed=4"} <= {*commands[-1]}
     assert not any(text.startswith("dataloader.root") for text in commands[0])
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_all_rows_of_a_question_have_the_backbone_that_it_trains(name):
+    question = QUESTIONS[name]
+    rows = question.as_table().rows
+    backbones = [load_config(row.toy_config, ()).model.backbone for row in rows]
+    assert all(backbone == backbones[0] for backbone in backbones)
+    if question.backbone:
+        assert load_config(question.backbone, ()).model.backbone == backbones[0]
+    starts = {text for row in rows for text in row.overrides_for("toy") if text.startswith("train.init_checkpoint=")}
+    assert starts == ({f"train.init_checkpoint={question.backbone_file}"} if question.backbone else set())
+
+
+def test_a_question_first_makes_what_its_runs_start_from(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--question", "deqdet", "--seeds", "1", "--dry-run"]
+    assert reproduce.main(arguments) == 0
+    data, backbone, *_ = capsys.readouterr().out.splitlines()
+    assert "crossstage.data.toy --output datasets/toy_easy_1000" in data
+    assert backbone.endswith(
+        "pretraining --config-file adamixer_toy --output output/questions/backbones/adamixer_toy.pth"
+    )
+    assert reproduce.main([*arguments, "train.init_checkpoint=other.pth"]) == 0
+    assert "pretraining" not in capsys.readouterr().out
+    Path("output/questions/backbones").mkdir(parents=True)
+    Path("output/questions/backbones/adamixer_toy.pth").touch()
+    assert reproduce.main(arguments) == 0
+    assert "pretraining" not in capsys.readouterr().out
+
+
+def test_a_run_does_not_count_once_its_initial_weights_are_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = replace(QUESTIONS["deqdet"].as_table().rows[0], toy_overrides=("train.init_checkpoint=start.pth",))
+    request = Request(Table("deqdet", "2", (row,)), "toy", Path("data"), Path("out"))
+    (run,) = request.runs(row)
+    Path("start.pth").write_text("one")
+    run.note_start(command=["x"], commit="c0ffee", device="CPU")
+    (run.folder / "last_checkpoint").write_text("model_0000003.pth")
+    assert request.runs(row)[0].differences() == []
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    elsewhere = replace(request, output=tmp_path / "out", root=tmp_path / "data")
+    assert elsewhere.runs(row)[0].differences(paths=False) == []  # the file is not here, so its path alone differs
+    assert "init_checkpoint" in elsewhere.runs(row)[0].differences()[0]
+    Path("start.pth").write_text("other")
+    assert "SHA-256 of train.init_checkpoint" in elsewhere.runs(row)[0].differences(paths=False)[0]
+    unset = replace(row, toy_overrides=())
+    assert elsewhere.runs(unset)[0].differences(paths=False)[0].startswith("train.init_checkpoint=")
+
+
+def test_a_backbone_is_written_and_a_detector_starts_from_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretraining, "HELD_OUT", 16)
+    files = [tmp_path / name for name in ("new/first.pth", "second.pth")]
+    for file in files:
+        arguments = ["--config-file", "adamixer_toy", "--output", str(file), "--steps", "4", "--pictures", "40"]
+        assert pretraining.main(arguments) == 0
+    assert "step 4 of 4:" in capsys.readouterr().out
+    assert files[0].read_bytes() == files[1].read_bytes()
+    config = load_config("adamixer_toy", ())
+    model = instantiate(config.model)
+    before = model.state_dict()["backbone.body.conv1.0.weight"].clone()
+    load_model(model, str(files[0]), fine_tuning=True)
+    written = torch.load(files[0], weights_only=True)["model"]
+    state = model.state_dict()
+    assert not torch.equal(before, state["backbone.body.conv1.0.weight"])
+    assert {name for name in state if name.startswith("backbone.")} == set(written)
+    assert all(torch.equal(state[name], value) for name, value in written.items())
+
+
+def test_the_class_of_a_drawn_shape_can_be_learned_from_its_picture():
+    """Labels of other pictures, or pictures that lie under the mask, would leave it at one in eight."""
+    shapes = pretraining.draw_shapes(48)
+    assert shapes.classes.unique().numel() > 4 and (shapes.pixels.flatten(1).max(dim=1).values > 0).all()
+    assert not shapes.pixels.masked_select(shapes.mask[:, None].expand_as(shapes.pixels)).any()
+    torch.manual_seed(0)
+    classifier = pretraining.Classifier(instantiate(load_config("adamixer_toy", ()).model.backbone), 8)
+    assert pretraining.train(classifier, shapes, shapes, steps=60) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps 0: expected at least 1"),
+        (["--config-file", "dino_toyy"], "dino_toy"),
+        (["--output", "/proc/none/file.pth"], "cannot be written"),
+    ],
+)
+def test_mistakes_of_pretraining_are_told(arguments, message, capsys):
+    given = ["--config-file", "dino_toy", "--output", "x.pth", "--steps", "1", "--pictures", "32", *arguments]
+    assert pretraining.main(given) == 2
+    assert message in capsys.readouterr().err
