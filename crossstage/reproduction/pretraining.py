@@ -150,20 +150,19 @@ def write_backbone(config: str, output: Path, *, steps: int = STEPS, pictures: i
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order would give another file
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            classifier = Classifier(instantiate(node), len(CLASS_NAMES))
-        shapes = draw_shapes(pictures + HELD_OUT)
-        accuracy = train(classifier, shapes[HELD_OUT:], shapes[:HELD_OUT], steps=steps)
-    finally:
-        torch.set_num_threads(threads)
-    weights = {f"backbone.{name}": value for name, value in classifier.backbone.state_dict().items()}
-    try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output) as temporary, temporary.open("wb") as file:
-            torch.save({"model": weights}, file)  # to a path, it would write the temporary name into the file
+        with replacing(output) as temporary, temporary.open("wb") as file:  # before the work, and not after it
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                classifier = Classifier(instantiate(node), len(CLASS_NAMES))
+            shapes = draw_shapes(pictures + HELD_OUT)
+            accuracy = train(classifier, shapes[HELD_OUT:], shapes[:HELD_OUT], steps=steps)
+            weights = {f"backbone.{name}": value for name, value in classifier.backbone.state_dict().items()}
+            torch.save({"model": weights}, file)
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror or error}); choose another file") from error
+    finally:
+        torch.set_num_threads(threads)
     return accuracy
 
 
