@@ -22,6 +22,9 @@ EXAMPLES = """examples:
   one of the questions of docs/results.md, with its recipe and five seeds; the second one on pictures of your own:
     %(prog)s --question dino --resume --curves
     %(prog)s --question dino_pictures --root /path/to/bccd
+  a question from random weights, or from a backbone of your own, in place of the one that it trains:
+    %(prog)s --question dino train.init_checkpoint= --output output/questions/dino_random
+    %(prog)s --question dino train.init_checkpoint=backbone.pth --output output/questions/dino_backbone
   a score that is the mean of the last three of twenty evaluations, of averaged weights:
     %(prog)s --table 4 --evaluations 20 --last 3 train.model_ema.enabled=true train.model_ema.decay=0.99
   take over the finished runs of another machine or folder, and run the rest:
@@ -33,6 +36,8 @@ A run has train.max_iter of the row's config x --epochs-scale iterations (small:
 them. On the generated images, a row with twice the epochs of its project's shortest row in the table trains twice as
 long. A row may evaluate the weights of another row with other values; the other row is then run too.
 A run writes into OUTPUT/DATA/ROW/seedK; OUTPUT/DATA/report.md and report.json are written after each run.
+Most questions start from a backbone that is first trained to name shapes, once for several of them, in a few
+minutes, and written into output/questions/backbones.
 If you repeat the command, finished runs are skipped and interrupted ones are resumed, with or without --resume; a
 folder that holds a run with other settings is an error. After Ctrl-C the training saves its state and stops; a second
 Ctrl-C stops it at once.

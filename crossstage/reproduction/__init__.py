@@ -7,6 +7,8 @@
 - `paq_rows`: PaQ-DETR's tables
 - `tables`: all tables by paper
 - `questions`: rows of a table with a recipe, seeds and data: the tables of docs/results.md
+- `pretraining`: the backbone from which a question's runs start
+- `preparation`: makes what is missing before the first run: the generated set, a backbone
 - `runs`: a request, and a run: its command and its folder
 - `merge`: takes over finished runs that were made elsewhere
 - `process`: runs a training in a child process and forwards signals to it

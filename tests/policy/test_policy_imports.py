@@ -36,7 +36,7 @@ PARTS = {  # of crossstage: which other parts each may import; no two of them im
         *("accumulation", "config", "checkpoints", "data", "evaluation", "processes", "random_state", "visualize"),
     },
     "interop": {*FLOOR, "config", "checkpoints", "data", "modeling"},
-    "reproduction": {*FLOOR, "config", "checkpoints", "engine", "inspection"},
+    "reproduction": {*FLOOR, "config", "checkpoints", "data", "modeling", "engine", "inspection"},
     "inference": {*FLOOR, "config", "data", "checkpoints"},
     "inspection": {*FLOOR, "fonts", "layers", "data", "modeling", "evaluation", "engine", "visualize"},
     "deployment": {*FLOOR, "modeling"},
