@@ -14,6 +14,7 @@
 - `process`: runs a training in a child process and forwards signals to it
 - `runner`: the loop over runs
 - `intervals`: means over seeds with confidence intervals, and tests of paired differences
+- `course`: AP by evaluation, and its differences between rows
 - `convergence`: draws AP over iterations with intervals over seeds
 - `report`: the report of finished runs
 """

@@ -6,30 +6,13 @@ These are StageInteractor's Figures 1 and 7 for the runs of a table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from crossstage.inspection.figures import PAGE, paper_figure, write_numbers
+from crossstage.reproduction.course import course_of, means_of
 from crossstage.reproduction.intervals import Estimate, mean_of_seeds
 from crossstage.reproduction.runs import Request, Run, read_object
-
-
-@dataclass(frozen=True)
-class Point:
-    """The AP of a row at an iteration, over the seeds that were evaluated there."""
-
-    iteration: int
-    ap: Estimate
-
-
-def points_of(runs: Sequence[Run]) -> list[Point]:
-    """The evaluations of the runs of one row, finished or not, by iteration."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for evaluation in run.evaluations():
-            found.setdefault(int(evaluation["iteration"]), []).append(evaluation["AP"])
-    means = {iteration: mean_of_seeds(values) for iteration, values in sorted(found.items())}
-    return [Point(iteration, mean) for iteration, mean in means.items() if mean is not None]
 
 
 def changes_of(runs: Sequence[Run]) -> list[Estimate]:
@@ -53,7 +36,7 @@ def write_curves(request: Request, planned: Mapping[str, Sequence[Run]]) -> None
     Left, the AP over the iterations; right, if runs have a queries.json, the changes of queries between stages. A line
     is the mean over seeds, and its band the 95 % Student-t interval of the mean.
     """
-    curves = {name: points for name, runs in planned.items() if (points := points_of(runs))}
+    curves = {name: means for name, runs in planned.items() if (means := means_of(course_of(runs)))}
     changes = {name: shares for name, runs in planned.items() if (shares := changes_of(runs))}
     if not curves:
         return
@@ -61,8 +44,8 @@ def write_curves(request: Request, planned: Mapping[str, Sequence[Run]]) -> None
     stem = request.folder / "curves"
     columns = 2 if changes else 1
     with paper_figure(stem, columns=columns, width=PAGE / 2 * columns, height=2.6) as grid:
-        for name, points in curves.items():
-            _line(grid[0, 0], name, [point.iteration for point in points], [point.ap for point in points])
+        for name, means in curves.items():
+            _line(grid[0, 0], name, [*means], [*means.values()])
         grid[0, 0].set(xlabel="iterations", ylabel="AP")
         for name, shares in changes.items():
             _line(grid[0, 1], name, range(1, len(shares) + 1), shares)
@@ -72,7 +55,10 @@ def write_curves(request: Request, planned: Mapping[str, Sequence[Run]]) -> None
         for axes in grid.flat:
             axes.set_ylim(bottom=0)
             axes.legend(title="row (seeds)")
-    rows = {name: [asdict(point) for point in points] for name, points in curves.items()}
+    rows = {
+        name: [{"iteration": done, "ap": asdict(mean)} for done, mean in means.items()]
+        for name, means in curves.items()
+    }
     numbers = {
         "band": "95 % Student-t interval of the mean over seeds",
         "rows": rows,

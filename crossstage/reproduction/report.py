@@ -10,6 +10,7 @@ from datetime import timedelta
 from crossstage.checkpoints.load import some
 from crossstage.errors import InputError
 from crossstage.files import strict_json, write_text
+from crossstage.reproduction.course import course_lines
 from crossstage.reproduction.intervals import Estimate, PairedTests, mean_of_seeds, paired_tests
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line, read_object
@@ -28,6 +29,7 @@ TESTS = (
     "seeds it is too narrow. p: two-sided, of the sign test and of the permutation test that flips signs; n seeds "
     "cannot give a p below 2 / 2^n, which is 0.0625 with five. The p-values are not corrected for the number of rows."
 )
+COURSE = "AP over the training of the finished runs, by iterations done, and its differences, paired by seed."
 TEST_HEADS = "row | baseline | differences by seed | mean | above 0 | bootstrap | p, sign test | p, permutation"
 PUBLISHED = "The published figures are for COCO val2017."
 HEADS = "row | iterations | {published} | our AP, {seeds} | mean | our AP50, {seeds} | mean | delta | training time"
@@ -164,8 +166,11 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *escaped))
 
 
-def markdown(reports: Sequence[RowReport], request: Request) -> str:
-    """The text of report.md: the table, its data, missing runs, and the command, commit and device of each run."""
+def markdown(reports: Sequence[RowReport], request: Request, course: Sequence[Sequence[str]] = ()) -> str:
+    """The text of report.md: the table, its data, missing runs, and the command, commit and device of each run.
+
+    `course` are the lines of `course_lines`.
+    """
     missing = [f"- {report.row.name}: {report.missing}" for report in reports if report.missing]
     notes = [f"- {report.row.name}: {report.row.note}" for report in reports if report.row.note]
     tests = tests_table(reports)
@@ -178,6 +183,7 @@ def markdown(reports: Sequence[RowReport], request: Request) -> str:
         PUBLISHED + " They cannot be compared with ours." * (request.data != "coco"),
         table(reports, request),
         *([TESTS, tests] if tests else []),
+        *([COURSE, _markdown_table(course[0], course[1:])] if course else []),
         *(["## Notes", "\n".join(notes)] if notes else []),
         *(["## Missing", "\n".join(missing)] if missing else []),
         "## Runs",
@@ -207,7 +213,7 @@ def described(request: Request) -> str:
 
 def write(request: Request, planned: Planned) -> list[RowReport]:
     """Write report.md and report.json (the same with all digits), each completely or not at all; return the rows."""
-    reports = reports_of(request, planned)
+    reports, course = reports_of(request, planned), course_lines(request.table.rows, planned)
     content = {
         "table": request.table.title,
         "data": request.data,
@@ -219,9 +225,10 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
         "written": _now(),
         "notes": [RULE, INTERVALS, TESTS, PUBLISHED],
         "rows": [{**asdict(report), "finished": not report.missing} for report in reports],
+        "course": course,
     }
     request.folder.mkdir(parents=True, exist_ok=True)
-    write_text(request.folder / "report.md", markdown(reports, request))
+    write_text(request.folder / "report.md", markdown(reports, request, course))
     write_text(request.folder / "report.json", strict_json(content, indent=2) + "\n")
     return reports
 

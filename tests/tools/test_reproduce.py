@@ -17,7 +17,8 @@ from crossstage.config import find_config
 from crossstage.data.toy.generate import main as write_toy
 from crossstage.errors import InputError
 from crossstage.reproduction import report, runs
-from crossstage.reproduction.convergence import points_of, write_curves
+from crossstage.reproduction.convergence import write_curves
+from crossstage.reproduction.course import course_lines, course_of
 from crossstage.reproduction.merge import merge
 from crossstage.reproduction.rows import Row, Table
 from crossstage.reproduction.runs import Request
@@ -192,12 +193,31 @@ def test_a_score_is_the_mean_of_the_last_evaluations_of_averaged_weights_where_t
     plain, *_ = reports_of(request)
     assert plain.ap.mean == 10.5 and plain.ap50.mean == 21
     assert "mean of its last 2 evaluations" in (request.folder / "report.md").read_text()
-    points = points_of([first, second])
-    assert [(point.iteration, point.ap.mean, point.ap.count) for point in points] == [
-        (at, at, 2) for at in (3, 6, 9, 12)
-    ]
+    course = course_of([first, second])
+    assert course == {at: {0: ap, 1: ap} for at, ap in ((4, 3), (7, 6), (10, 9), (12, 12))}
     (second.folder / "metrics.json").write_text(json.dumps({"iteration": 12, "bbox/AP": 1, "bbox/AP50": 1}) + "\n")
     assert "has 1 evaluations; expected --last 2 or more" in reports_of(request)[0].missing
+
+
+def test_the_course_of_a_training_has_the_paired_differences_of_each_evaluation():
+    request = request_of(ROWS[:2], evaluations=2, seeds=3)
+    finish(request, 0, [30.0, 40.0, 50.0])
+    finish(replace(request, seeds=2), 1, [31.0, 43.0])
+    planned = {row.name: request.runs(row) for row in ROWS[:2]}
+    for name, halves in (("plain", [10, 20, 30]), ("rule", [15, 25])):
+        for run, half in zip(planned[name], halves, strict=False):
+            ends = {"plain": 30 + 10 * run.seed, "rule": 31 + 12 * run.seed}
+            rows = [{"iteration": 5, "bbox/AP": half, "bbox/AP50": 0}, {"iteration": 12, "bbox/AP": ends[name]}]
+            (run.folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = course_lines(ROWS[:2], planned)
+    assert [line[0] for line in lines] == ["row", "plain", "rule", "rule less plain"]
+    assert lines[0][1:] == ["6", "12"] and lines[1][1].startswith("20.00 ± ")
+    assert lines[3][1] == "+5.00 ± 0.00" and lines[3][2].startswith("+2.00 ± ")  # of +1 and +3; seed 2 has no pair
+    report.write(request, planned)
+    assert "| rule less plain | +5.00 ± 0.00 |" in (request.folder / "report.md").read_text()
+    unfinished = request.runs(ROWS[1])[0].folder / "results.json"
+    unfinished.unlink()
+    assert course_lines(ROWS[:2], planned)[3][2] == "+3.00"
 
 
 def test_finished_runs_of_another_folder_are_taken_over(tmp_path, capsys):
@@ -230,7 +250,7 @@ def test_curves_are_drawn_over_seeds(tool):
     drawn = json.loads(Path("out/toy/curves.json").read_text())
     assert [share["mean"] for share in drawn["query_changes"]["plain"]] == [pytest.approx(0.3), 0.1]
     (point,) = drawn["rows"]["plain"]
-    assert point["ap"]["mean"] == 35 and point["ap"]["count"] == 2 and point["iteration"] == 30
+    assert point["ap"]["mean"] == 35 and point["ap"]["count"] == 2 and point["iteration"] == 12
     assert Path("out/toy/curves.png").stat().st_size and Path("out/toy/curves.pdf").stat().st_size
 
 
