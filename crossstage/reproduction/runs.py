@@ -159,7 +159,7 @@ class Run:
     @property
     def initial_weights(self) -> str:
         """The SHA-256 of train.init_checkpoint; "" for a run without one, and for a file that is not here."""
-        path = Path(self.settings["train.init_checkpoint"])
+        path = Path(self.settings["train.init_checkpoint"] or "")
         return _digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
 
     def differences(self, *, paths: bool = True) -> list[str]:
