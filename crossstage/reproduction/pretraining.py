@@ -168,7 +168,9 @@ def write_backbone(config: str, output: Path, *, steps: int = STEPS, pictures: i
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for a mistake that the user can correct)."""
-    parser = argparse.ArgumentParser(prog="python -m crossstage.reproduction.pretraining", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m crossstage.reproduction.pretraining", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--config-file", required=True, help="the config whose backbone is trained, such as dino_toy")
     parser.add_argument("--output", required=True, type=Path, help="the checkpoint to write, for train.init_checkpoint")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps (default: {STEPS})")
