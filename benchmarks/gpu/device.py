@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
 from benchmarks.gpu.record import Check
+
+TESTS = (  # the files whose tests use a GPU where there is one
+    "projects/test_every_detector_on_cuda.py",
+    "crossstage/layers/test_layers_bilinear_triton.py",
+    "crossstage/layers/test_layers_shared_gradient.py",
+)
 
 
 def section_env(check: Check) -> None:
@@ -26,6 +32,9 @@ def section_env(check: Check) -> None:
         cache, memory = gpu.L2_cache_size / 2**20, gpu.total_memory / 2**30
         check.put("env", "gpu", f"{gpu.name}, {gpu.multi_processor_count} SMs, L2 {cache:.0f} MB, {memory:.0f} GiB")
     clock, device, tiny = check.meter.clock, check.device, check.tiny
+    small = torch.zeros(8, device=device)
+    queue = check.meter.host(lambda: [small.add_(1) for _ in range(1000)])  # a thousand: ms are microseconds of one
+    check.put("env", "host microseconds of a small operation", round(queue, 2))
     size = 2**8 if tiny else 8192
     for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
         matrix = torch.randn(size, size, device=device, dtype=dtype)
@@ -43,9 +52,9 @@ def section_env(check: Check) -> None:
 
 
 def section_tests(check: Check) -> None:
-    """The project's tests of every detector on a GPU; their output goes to gpu_tests.txt."""
-    file = (check.project / "tests/projects/test_every_detector_on_cuda.py").resolve()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", str(file)]
+    """The project's tests that need a GPU, or run otherwise on one; their output goes to gpu_tests.txt."""
+    files = [str((check.project / "tests" / name).resolve()) for name in TESTS[: 1 if check.tiny else None]]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "2" if check.tiny else "8"]
     began = time.monotonic()
@@ -56,8 +65,9 @@ def section_tests(check: Check) -> None:
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""  # bytes, whatever `text` says
         text = (output.decode() if isinstance(output, bytes) else output) + "\nTIMEOUT"
-    (Path(check.args.out) / "gpu_tests.txt").write_text(text)
-    check.put("tests", "closing line", (text.strip().splitlines() or ["nothing"])[-1][:160])
+    (check.out / "gpu_tests.txt").write_text(text)
+    counts = [line for line in text.splitlines() if re.search(r"\d+ (passed|failed|error)", line)]
+    check.put("tests", "closing line", (counts or text.strip().splitlines() or ["nothing"])[-1][:160])
     check.put("tests", "seconds", round(time.monotonic() - began, 1))
     failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     check.put("tests", "failed", [line[:200] for line in failed[:12]])

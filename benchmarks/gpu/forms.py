@@ -58,11 +58,11 @@ def gather_form(values: Tensor, levels: Levels, *, locations: Tensor, weights: T
 
 
 def deformops_form(values: Tensor, levels: Levels, *, locations: Tensor, weights: Tensor) -> Tensor:
-    """The package deformops, where it is installed."""
+    """The package deformops, where it is installed; it takes one dtype for all."""
     from deformops.registry import msda
 
     shapes = shapes_tensor(levels.shapes, values.device)
-    return msda(values, shapes, levels.starts, locations, weights.flatten(-2)).flatten(2)
+    return msda(values.to(locations.dtype), shapes, levels.starts, locations, weights.flatten(-2)).flatten(2)
 
 
 @cache

@@ -16,6 +16,8 @@ from torch import Tensor
 
 Function = Callable[[], Any]
 
+CYCLES = 2e9  # of a GPU in a second, at most
+
 
 class Meter:
     """Measures functions on a device; on a CPU with the clock, and memory and waits are 0."""
@@ -38,7 +40,10 @@ class Meter:
     def clock(
         self, function: Function, *, rounds: int = 30, warm: int = 5, cold: bool = False, most: float = 1.5
     ) -> float:
-        """The median milliseconds of a call.
+        """The median milliseconds that the device takes for a call.
+
+        The device is kept busy until the host has queued the whole call, so that the time which the host needs for it
+        does not count: `host` measures that.
 
         Args:
             function: what is measured.
@@ -56,10 +61,11 @@ class Meter:
         self.wait()
         if not self.cuda:
             return statistics.median(self._wall_clock(function) for _ in range(rounds))
-        pairs = []
+        pairs, cycles = [], int(1.5e-3 * self.host(function, rounds=3) * CYCLES)
         for _ in range(rounds):
             if cold:
                 self._flush_l2()
+            torch.cuda._sleep(cycles)
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             first.record()
             function()
@@ -69,6 +75,15 @@ class Meter:
                 break
         self.wait()
         return statistics.median(first.elapsed_time(last) for first, last in pairs)
+
+    def host(self, function: Function, *, rounds: int = 10) -> float:
+        """The median milliseconds until the host has queued a call on an idle device."""
+        times = []
+        for _ in range(2 if self.tiny else rounds):
+            self.wait()
+            times.append(self._wall_clock(function))
+        self.wait()
+        return statistics.median(times)
 
     def peak(self, function: Function) -> float:
         """The MB that a call needs above what is held before it."""

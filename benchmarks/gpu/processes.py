@@ -25,8 +25,6 @@ from crossstage.engine.sharding import gathered, shard
 
 def section_processes(check: Check) -> None:
     """The loss and the norm of the gradient: of one process, of DDP, and of shards. All see the same two images."""
-    torch.set_float32_matmul_precision("highest")  # as the processes that are started
-    torch.backends.cudnn.allow_tf32 = False
     alone = losses(LossNetwork(model_of(check)), check)
     check.put("processes", "one process: loss, norm of the gradient", alone)
     cases = [("ddp", 2, "gloo"), ("fsdp", 1, "nccl") if check.cuda else ("fsdp", 2, "gloo")]
@@ -88,7 +86,9 @@ def model_of(check: Check) -> nn.Module:
 
 
 def losses(network: nn.Module, check: Check) -> list[float]:
-    """The loss and the norm of the gradient of one step, in float32."""
+    """The loss and the norm of the gradient of one step, in float32: TF32 would choose other queries."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False  # on in a process of its own
     total: Tensor = network(Envelope(batch_of(check)))[0]
     total.backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

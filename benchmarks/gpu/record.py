@@ -52,6 +52,13 @@ class Check:
         return Path(self.args.project)
 
     @cached_property
+    def out(self) -> Path:
+        """The folder of what is kept."""
+        folder = Path(self.args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
     def scratch(self) -> Path:
         """A folder for files that nobody needs after the run."""
         return Path(tempfile.mkdtemp(prefix="gpu_check_"))
@@ -100,9 +107,7 @@ class Check:
 
     def write(self) -> None:
         """Write all results so far."""
-        out = Path(self.args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "gpu_check.json").write_text(json.dumps(self.results, indent=1, default=str))
+        (self.out / "gpu_check.json").write_text(json.dumps(self.results, indent=1, default=str))
 
     def print_all(self) -> list[str]:
         """Print the table and the JSON in one line; returns the sections that failed."""

@@ -28,6 +28,13 @@ PATTERNS = (
     (r"at::cuda::getCurrent", "c10::cuda::getCurrent"),
 )
 
+BINDING = """#include "ms_deform_attn.h"
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("ms_deform_attn_forward", &INSIDE::ms_deform_attn_forward);
+  m.def("ms_deform_attn_backward", &INSIDE::ms_deform_attn_backward);
+}
+"""
+
 
 class ReferenceOp:
     """The op while it is built and after; `says` tells what came of it."""
@@ -88,14 +95,23 @@ def section_build(check: Check) -> None:
 
 
 def _renewed(source: Path, work: Path) -> list[str]:
-    """Copy the sources, in the words of today's torch; returns the files to compile."""
-    files = []
+    """Copy the sources, in the words of today's torch; returns the files to compile.
+
+    Deformable-DETR's have a file that binds the two functions to Python. Detrex's do so elsewhere: one is added.
+    """
+    files, everything = [], ""
     for path in sorted(path for path in source.rglob("*") if path.suffix in {".cu", ".cuh", ".h", ".cpp"}):
         text = path.read_text()
         for pattern, new in PATTERNS:
             text = re.sub(pattern, new, text)
+        everything += text
         (work / path.name).write_text(text)
         files += [str(work / path.name)] * (path.suffix in {".cu", ".cpp"})
+    if "PYBIND11_MODULE" not in everything:
+        namespace = re.search(r"namespace (\w+)", everything)
+        inside = f"{namespace[1]}::" if namespace else ""
+        (work / "binding.cpp").write_text(BINDING.replace("INSIDE::", inside))
+        files.append(str(work / "binding.cpp"))
     return files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def section_training(check: Check) -> None:
         except subprocess.SubprocessError as error:
             check.put("training", config, f"FAILED: {told(error)}")
             continue
+        shutil.copy(folder / "log.txt", check.out / f"training_{config}.txt")
         rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         losses = [row["total_loss"] for row in rows if "total_loss" in row]
         first, last = losses[0], statistics.median(losses[-3:])
@@ -54,6 +56,8 @@ def section_resume(check: Check) -> None:
         try:
             farthest, finished = killed_and_resumed(check, exact=exact)
         except subprocess.SubprocessError as error:
+            for log in check.scratch.glob(f"*_{exact}/log.txt"):
+                shutil.copy(log, check.out / f"resume_{log.parent.name}.txt")
             # A GPU may lack the deterministic form of an operation, which its message names.
             fails = "" if exact and check.cuda else "FAILED: "
             check.put("resume", f"{label}: the run ends with", f"{fails}{told(error)}")
@@ -66,7 +70,7 @@ def section_resume(check: Check) -> None:
 
 def killed_and_resumed(check: Check, *, exact: bool) -> tuple[float, bool]:
     """The largest difference to the weights of a run that was not killed, and whether the kill came too late."""
-    steps, period = (4, 2) if check.tiny else (40, 10)
+    steps, period = (4, 2) if check.tiny else (20, 10)
     options = [f"train.deterministic={exact}", f"train.checkpointer.period={period}"]
     whole, killed = (check.scratch / f"{name}_{exact}" for name in ("whole", "killed"))
     command = train_command(check, "dino_toy", whole, steps, *options)

@@ -139,7 +139,9 @@ def measure_form(
     times = (clock(forward), clock(both))
     cold = (clock(forward, cold=True, rounds=15), clock(both, cold=True, rounds=15))
     base = base or times
-    check.put("msda", f"{case}: fwd, f+b, cold fwd, cold f+b ms", [round(value, 3) for value in (*times, *cold)])
+    host = (check.meter.host(forward), check.meter.host(both))
+    shown = [round(value, 3) for value in (*times, *cold, *host)]
+    check.put("msda", f"{case}: fwd, f+b, cold fwd, cold f+b, host fwd, host f+b ms", shown)
     ratios = [round(theirs / ours, 2) for theirs, ours in zip(base, times, strict=True)]
     check.put("msda", f"{case}: x bag fwd, f+b; peak MB f+b", [*ratios, check.meter.peak(both)])
     return base

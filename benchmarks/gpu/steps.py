@@ -10,6 +10,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from omegaconf import OmegaConf
@@ -45,6 +46,9 @@ def section_steps(check: Check) -> None:
                 free(check)
         check.write()
     return None
+
+
+COMPILATION = 100  # seconds that compiling the layers of a model may take
 
 
 class Step:
@@ -127,22 +131,20 @@ def profiled(check: Check, step: Step) -> tuple[int, float, list[tuple[str, floa
 
 
 def section_variants(check: Check) -> None:
-    """DINO: what each choice of `crossstage.engine.acceleration` is worth, one after the other."""
+    """What each choice of `crossstage.engine.acceleration` is worth, those of a run on a GPU first."""
     bf16, fused = torch.bfloat16, True if check.cuda else None
-    variant(check, "float32 without TF32", first, dtype=torch.float32, tf32=False)
-    variant(check, "float32, TF32", first, dtype=torch.float32)
-    variant(check, "float32, TF32, channels_last", last, dtype=torch.float32)
-    variant(check, "bf16", first, dtype=bf16)
-    variant(check, "bf16, channels_last", last, dtype=bf16)
-    variant(check, "bf16, channels_last, fused AdamW", last, dtype=bf16, fused=fused)
-    label = "bf16, channels_last, fused AdamW, without cuDNN's measurement"
-    variant(check, label, last, dtype=bf16, fused=fused, benchmark=False)
-    label = "bf16, channels_last, fused AdamW, timm's frozen norms"
-    variant(check, label, norms_of_torchvision, dtype=bf16, fused=fused)
-    label = "bf16, channels_last, fused AdamW, train.compile"
-    if not (check.cuda or check.args.compile):
-        return check.put("variants", label, "left out: inductor is measured on a GPU alone (or with --compile)")
-    return variant(check, label, compiled, dtype=bf16, fused=fused, needs=60)
+    usual = partial(variant, check, change=last, dtype=bf16, fused=fused)
+    usual("dino, as a run with amp")
+    variant(check, "dino, float32 without TF32", first, dtype=torch.float32, tf32=False)
+    usual("dino, as a run with amp and train.compile", change=compiled, needs=COMPILATION)
+    variant(check, "dino, as a run: float32, TF32, channels_last, fused AdamW", last, dtype=torch.float32, fused=fused)
+    usual("dino, as a run with amp, without cuDNN's measurement", benchmark=False)
+    usual("dino, as a run with amp, timm's frozen norms", change=norms_of_torchvision)
+    usual("dino, as a run with amp, AdamW not fused", fused=None)
+    usual("dino, as a run with amp, channels first", change=first)
+    mixer = partial(usual, name="stage_interactor")
+    mixer("stage_interactor, as a run with amp")
+    mixer("stage_interactor, as a run with amp and train.compile", change=compiled, needs=COMPILATION)
 
 
 def variant(
@@ -151,21 +153,27 @@ def variant(
     change: Callable[[nn.Module, Check], None],
     *,
     dtype: torch.dtype,
+    name: str = "dino",
     fused: bool | None = None,
     tf32: bool = True,
     benchmark: bool = True,
     needs: float = 4,
 ) -> None:
-    """Measure a step of DINO after a change of the model, if there are `needs` seconds."""
+    """Measure a step of a model after a change of it, if there are `needs` seconds."""
+    if change is compiled and not (check.cuda or check.args.compile):
+        return check.put("variants", label, "left out: inductor is measured on a GPU alone (or with --compile)")
     if check.left() < needs:
         return check.put("variants", label, f"left out: {check.left():.0f} s left, {needs:.0f} needed")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = benchmark
     try:
         with kernels.sampling_by_kernels(kernels.can_run(check)):
-            model = build_model(check, "dino")
+            model = build_model(check, name)
             change(model, check)
-            measure(check, "variants", label, Step(model, batch_of(check), dtype, fused=fused))
+            step = Step(model, batch_of(check), dtype, fused=fused)
+            measure(check, "variants", label, step)
+            if check.cuda:
+                check.put("variants", f"{label}: kernels, busy ms", list(profiled(check, step)[:2]))
     except Exception as error:
         check.put_error("variants", label, error)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -77,8 +78,9 @@ def test_a_section_that_fails_or_takes_too_long_ends_alone(tmp_path: Path, monke
     assert run.results["build"] == {"left out": "the budget is used up"}
 
 
-def test_the_sections_fit_into_what_is_lent():
-    assert sum(seconds for _, seconds in SECTIONS.values()) <= BUDGET <= 540
+def test_the_sections_of_the_first_command_fit_into_what_is_lent():
+    (skipped,) = re.findall(r"--skip (\S+)", (ROOT / "benchmarks/gpu/prepare").read_text())
+    assert sum(seconds for name, (_, seconds) in SECTIONS.items() if name not in skipped.split(",")) <= BUDGET <= 540
 
 
 def test_the_kernels_compile_for_an_h100_without_spills_and_with_atomics_of_four_numbers():

@@ -10,13 +10,15 @@ level. Sizes and starts of the levels are read on the device: another image size
 Values may be bfloat16 or float16. Coordinates, weights and sums are float32 (float64 if the values are). The gradient
 of the values is summed in float32 by atomics, so that its last bits differ from run to run.
 
-Both kernels are custom operators of torch (`torch.library.custom_op`), so that `torch.compile` and CUDA graphs contain
-them without a break. `triton_op` would also let the compiler look inside, but does not run in Triton's interpreter,
-in which the tests run this file on a CPU (TRITON_INTERPRET=1).
+In a graph that `torch.compile` makes, both kernels are custom operators of torch (`torch.library.custom_op`), so that
+it contains them without a break. `triton_op` would also let the compiler look inside, but does not run in Triton's
+interpreter, in which the tests run this file on a CPU (TRITON_INTERPRET=1). Outside of such a graph they are launched
+directly: as operators, forward and backward took the host half as long again, apart from the launches themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,23 +45,22 @@ def kernel_samples(
         locations.to(compute).contiguous(),
         weights.to(compute).contiguous(),
     )
-    return _samples(*inputs) if shared is None else _SharedSamples.apply(*inputs, shared)
+    return _samples(*inputs) if torch.compiler.is_compiling() else _Samples.apply(*inputs, shared)
 
 
-@torch.library.custom_op("crossstage::bilinear_samples", mutates_args=())
-def _samples(values: Tensor, sizes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def _sums(values: Tensor, sizes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     output = values.new_empty(*weights.shape[:-2], values.shape[-1])
     if output.numel():
         block, warps = FORWARD
         counts, constants = _launch(values, weights)
-        _forward_kernel[_grid(counts[0], block, values)](
-            values, locations, weights, sizes, starts, output, *counts, **constants, BLOCK=block, num_warps=warps
-        )
+        with torch.cuda.device_of(values):
+            _forward_kernel[_grid(counts[0], block, values)](
+                values, locations, weights, sizes, starts, output, *counts, **constants, BLOCK=block, num_warps=warps
+            )
     return output
 
 
-@torch.library.custom_op("crossstage::bilinear_samples_backward", mutates_args=())
-def _gradients(
+def _gradients_of(
     grad: Tensor, values: Tensor, sizes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, of_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of values, locations and weights; that of the values has no elements unless it is wanted."""
@@ -79,15 +80,20 @@ def _add_gradients(
     weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Add to the gradient of the values in place, unless it has no elements; the others are returned."""
-    grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)  # the kernel fills them
     if grad.numel():
         block, warps = BACKWARD
         counts, constants = _launch(values, weights)
-        _backward_kernel[_grid(counts[0], block, values)](
-            values, locations, weights, sizes, starts, grad, grad_values, grad_locations, grad_weights,
-            *counts, **constants, VALUES=grad_values.numel() > 0, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
+        with torch.cuda.device_of(values):
+            _backward_kernel[_grid(counts[0], block, values)](
+                values, locations, weights, sizes, starts, grad, grad_values, grad_locations, grad_weights,
+                *counts, **constants, VALUES=grad_values.numel() > 0, BLOCK=block, num_warps=warps,
+            )  # fmt: skip
     return grad_locations, grad_weights
+
+
+_samples = torch.library.custom_op("crossstage::bilinear_samples", _sums, mutates_args=())
+_gradients = torch.library.custom_op("crossstage::bilinear_samples_backward", _gradients_of, mutates_args=())
 
 
 @_samples.register_fake
@@ -107,33 +113,37 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad: Tensor, gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] = _gradients
+) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[0]
-    of_values, of_locations, of_weights = _gradients(grad.contiguous(), *ctx.saved_tensors, wanted)
+    of_values, of_locations, of_weights = gradients(grad.contiguous(), *ctx.saved_tensors, wanted)
     return of_values if wanted else None, None, None, of_locations, of_weights
 
 
 _samples.register_autograd(_backward, setup_context=_keep)
 
 
-class _SharedSamples(torch.autograd.Function):
-    """`_samples` of values that are read several times: one float32 gradient for all, to which each launch adds."""
+class _Samples(torch.autograd.Function):
+    """`_samples` outside of a compiled graph. With `shared`, each launch adds to one float32 gradient of the values."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *tensors, ctx.shared = inputs
         ctx.save_for_backward(*tensors)
-        return _samples(*tensors)
+        return _sums(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = parts_of_this_pass(ctx.shared, total=_only)
+        grad = grad.contiguous()
+        parts = parts_of_this_pass(ctx.shared, total=_only) if ctx.needs_input_grad[0] else None
         if parts is None:
-            return *_backward(ctx, grad), None
+            # The operator refuses to be differentiated again; a direct launch would pass for a constant.
+            return *_backward(ctx, grad, _gradients if torch.is_grad_enabled() else _gradients_of), None
         values, sizes, starts, locations, weights = ctx.saved_tensors
         if not parts:
             parts.append(torch.zeros(values.shape, dtype=weights.dtype, device=values.device))
-        others = _add_gradients(parts[0], grad.contiguous(), values, sizes, starts, locations, weights)
+        others = _add_gradients(parts[0], grad, values, sizes, starts, locations, weights)
         return None, None, None, *others, None
 
 

@@ -137,7 +137,8 @@ def test_second_derivatives_are_refused_as_without_sharing():
     (first,) = torch.autograd.grad(loss, tokens, create_graph=True)
     (plain,) = torch.autograd.grad(read(memory_of(tokens), points[0]), tokens)
     torch.testing.assert_close(first, plain, rtol=1e-12, atol=1e-12)
-    with pytest.raises(NotImplementedError, match="no second derivative"):
+    # A GPU has embedding_bag's own derivative, with torch's words.
+    with pytest.raises(NotImplementedError, match=r"no second derivative|is not implemented"):
         first.sum().backward()
 
 
