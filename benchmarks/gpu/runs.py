@@ -1,4 +1,4 @@
-"""Sections training and resume: whole runs of `crossstage train` on the generated data set, each in its own process."""
+"""Sections training, full and resume: runs of `crossstage train` on generated pictures, each in its own process."""
 
 from __future__ import annotations
 
@@ -45,6 +45,34 @@ def section_training(check: Check) -> None:
         learns = last < first and (score or 0) > 0
         verdict = "not asked of a tiny run" if check.tiny else "yes" if learns else "FAILED: it does not learn"
         check.put("training", f"{config}: learns", verdict)
+
+
+def section_full(check: Check) -> None:
+    """DINO R50 and StageInteractor R50 with their loaders, 16 pictures of 800 x 1066 pixels a step, in bfloat16."""
+    small = ["dataloader.train.total_batch_size=2", "model.backbone.options.layers=[1,1,1,1]"]
+    large = ["dataloader.train.total_batch_size=16", "dataloader.train.num_workers=14"]
+    data = check.scratch / "large"
+    images = ["--train", "8", "--val", "2", "--size", "64"] if check.tiny else ["--train", "160", "--val", "8"]
+    write_toy(["--output", str(data), *images, *([] if check.tiny else ["--size", "640", "--workers", "16"])])
+    for config in ("dino_toy_csla",) if check.tiny else ("dino_r50_4scale_12ep_csla", "stage_interactor_r50_12ep"):
+        folder, steps = check.scratch / f"full_{config}", 2 if check.tiny else 40
+        options = [
+            f"dataloader.root={data}",
+            "model.num_classes=8",
+            "model.backbone.pretrained=False",
+            *(small if check.tiny else large),
+        ]
+        command = train_command(check, config, folder, steps, *options)
+        try:
+            subprocess.run(command, cwd=check.project, check=True, capture_output=True, timeout=check.left() - 2)
+        except subprocess.SubprocessError as error:
+            check.put("full", config, f"FAILED: {told(error)}")
+            continue
+        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        times = [(row["time"], row["data_time"]) for row in rows if "time" in row]
+        step, waited = (round(statistics.median(column), 3) for column in zip(*times[len(times) // 2 :], strict=True))
+        shutil.copy(folder / "log.txt", check.out / f"full_{config}.txt")
+        check.put("full", f"{config}: s per step, of these waiting for pictures", [step, waited])
 
 
 def section_resume(check: Check) -> None:

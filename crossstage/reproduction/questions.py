@@ -94,7 +94,7 @@ QUESTIONS = {
         "stageinteractor",
         "4",
         (DEFORMABLE, f"{DEFORMABLE}_csla"),
-        _recipe("1e-3", 1600),
+        _recipe("2e-3", 1600),
         backbone=DETR_BACKBONE,
     ),
     "h_detr": Question(

@@ -32,7 +32,7 @@ def check(folder: Path, *options: str) -> dict:
 
 
 def test_the_sections_of_operations_and_of_a_step_run_at_tiny_sizes(tmp_path: Path):
-    results = check(tmp_path, "--skip", "tests,variants,training,resume,processes", "--models", "dino")
+    results = check(tmp_path, "--skip", "tests,variants,training,full,resume,processes", "--models", "dino")
     assert {"env", "msda", "pyramid", "criterion", "steps", "compiled"} <= results.keys()
     assert "left out" in results["compiled"]  # inductor, with the reason
 
@@ -49,7 +49,7 @@ def test_the_steps_of_all_models_and_their_variants_run_at_tiny_sizes(tmp_path: 
 
 @whole
 def test_the_sections_of_whole_runs_run_at_tiny_sizes(tmp_path: Path):
-    results = check(tmp_path, "--only", "training,resume,processes")
+    results = check(tmp_path, "--only", "training,full,resume,processes")
     assert results["resume"]["deterministic algorithms: as if not killed"] == "yes"
     verdicts = [value for key, value in results["processes"].items() if key.endswith("equal to one")]
     assert verdicts == ["yes", "yes"]
