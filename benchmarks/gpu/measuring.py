@@ -115,7 +115,7 @@ class Meter:
         places = collections.Counter(
             f"{'/'.join(Path(warning.filename).parts[-3:])}:{warning.lineno}"
             for warning in caught
-            if "synchroniz" in str(warning.message)
+            if "called a synchronizing" in str(warning.message)
         )
         return [sum(places.values()), dict(places.most_common(12))]
 
