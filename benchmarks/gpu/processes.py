@@ -87,10 +87,13 @@ def model_of(check: Check) -> nn.Module:
 
 def losses(network: nn.Module, check: Check) -> list[float]:
     """The loss and the norm of the gradient of one step, in float32: TF32 would choose other queries."""
+    chosen, in_cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False  # on in a process of its own
     total: Tensor = network(Envelope(batch_of(check)))[0]
     total.backward()
+    torch.set_float32_matmul_precision(chosen)  # for the sections that follow
+    torch.backends.cudnn.allow_tf32 = in_cudnn
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     norm = gathered(torch.nn.utils.get_total_norm(gradients))
     return [round(total.item(), 5), round(norm.item(), 5)]
