@@ -47,12 +47,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def table() -> list[list[str]]:
     """The cells of all rows of a quick run of everything."""
-    finished = run("all", "--quick", "--rounds", "2")
+    finished = run("all", "--quick", "--rounds", "1")
     assert finished.returncode == 0, finished.stderr
     assert "warning" not in finished.stderr
     machine, settings, header, *rows = finished.stdout.splitlines()
     assert re.match(r"machine: .+; torch .+; 1 thread\(s\)", machine)
-    assert settings == "medians of 2 interleaved rounds; --quick: times mean nothing"
+    assert settings == "medians of 1 interleaved rounds; --quick: times mean nothing"
     assert header == HEADER
     return [row.split(" | ") for row in rows]
 
