@@ -54,7 +54,7 @@ def section_env(check: Check) -> None:
 def section_tests(check: Check) -> None:
     """The project's tests that need a GPU, or run otherwise on one; their output goes to gpu_tests.txt."""
     files = [str((check.project / "tests" / name).resolve()) for name in TESTS[: 1 if check.tiny else None]]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "2" if check.tiny else "8"]
     began = time.monotonic()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.record import Check
 from crossstage.checkpoints.load import read_checkpoint
@@ -31,7 +32,7 @@ def section_training(check: Check) -> None:
             check.put("training", config, f"FAILED: {told(error)}")
             continue
         shutil.copy(folder / "log.txt", check.out / f"training_{config}.txt")
-        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        rows = metrics_of(folder)
         losses = [row["total_loss"] for row in rows if "total_loss" in row]
         first, last = losses[0], statistics.median(losses[-3:])
         score = next(row["bbox/AP"] for row in reversed(rows) if "bbox/AP" in row)
@@ -68,7 +69,7 @@ def section_full(check: Check) -> None:
         except subprocess.SubprocessError as error:
             check.put("full", config, f"FAILED: {told(error)}")
             continue
-        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        rows = metrics_of(folder)
         times = [(row["time"], row["data_time"]) for row in rows if "time" in row]
         step, waited = (round(statistics.median(column), 3) for column in zip(*times[len(times) // 2 :], strict=True))
         shutil.copy(folder / "log.txt", check.out / f"full_{config}.txt")
@@ -139,6 +140,11 @@ def train_command(check: Check, config: str, folder: Path, steps: int, *override
     }
     given = [f"{key}={value}" for key, value in values.items()]
     return [sys.executable, "-m", "crossstage", "train", "--config-file", config, *given, *overrides]
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.json."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 def wait_for(file: Path, process: subprocess.Popen, *, seconds: float) -> None:

@@ -25,6 +25,8 @@ from crossstage.config import get_config
 from crossstage.engine.acceleration import compile_layers, place
 from crossstage.structures import ImageBatch
 
+COMPILATION = 100  # seconds that compiling the layers of a model may take
+
 
 def section_steps(check: Check) -> None:
     """A training step of each model: its parts, kernels, waits and memory."""
@@ -46,9 +48,6 @@ def section_steps(check: Check) -> None:
                 free(check)
         check.write()
     return None
-
-
-COMPILATION = 100  # seconds that compiling the layers of a model may take
 
 
 class Step:

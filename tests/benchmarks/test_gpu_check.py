@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.gpu import device
+from benchmarks.gpu import device, reference_op
 from benchmarks.gpu.check import BUDGET, SECTIONS, run_section
 from benchmarks.gpu.record import Check
 
@@ -90,3 +90,14 @@ def test_the_kernels_compile_for_an_h100_without_spills_and_with_atomics_of_four
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("0 bytes spilled") == 4
+
+
+def test_sources_of_the_reference_operator_that_bind_nothing_get_a_binding(tmp_path: Path):
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    (source / "ms_deform_attn.h").write_text("namespace detrex {\n}\n")
+    assert reference_op._renewed(source, work) == [str(work / "binding.cpp")]
+    assert "&detrex::ms_deform_attn_forward" in (work / "binding.cpp").read_text()
+    (source / "vision.cpp").write_text("PYBIND11_MODULE(x, m) {}\n")
+    assert reference_op._renewed(source, work) == [str(work / "vision.cpp")]
