@@ -37,7 +37,8 @@ class Question:
         asks: the question in words.
         paper: the paper's name in paper_figures.json.
         table: the table's name.
-        rows: names of its rows; the first one is the baseline.
+        rows: names of its rows, in the table's order; the first one is the baseline. Some may evaluate the weights of
+            another one of them, as DEQDet with fewer steps does.
         recipe: key=value for the configs of all rows.
         data: "toy" for the generated set, or "own" for a folder that --root gives.
         backbone: the config whose backbone is trained to classify shapes (`pretraining`) and is where all runs start
@@ -109,10 +110,10 @@ QUESTIONS = {
         "CSLA and reuse over the small AdaMixer", "stageinteractor", "6", MIXERS, _MIXER, backbone=MIXER_BACKBONE
     ),
     "deqdet": Question(
-        "the small DEQDet against AdaMixer",
+        "the small DEQDet and RNNDet against AdaMixer",
         "deqdet",
         "2",
-        ("adamixer", "deqdet_nf25"),
+        ("adamixer", "rnndet_nf6", *(f"deqdet_nf{nf}" for nf in (6, 8, 16, 25))),
         _MIXER,
         backbone=MIXER_BACKBONE,
     ),

@@ -58,7 +58,7 @@ def test_a_question_has_rows_of_one_table_and_its_baseline_first(name):
     rows = question.as_table().rows
     assert tuple(row.name for row in rows) == question.rows
     assert [row.baseline for row in rows] == ["", *[rows[0].name] * (len(rows) - 1)]
-    assert not any(row.trained_as for row in rows)
+    assert {row.trained_as for row in rows} <= {"", *question.rows}
     values = "".join(rows[-1].overrides_for("own"))
     assert "train.max_iter=" in values and "optimizer.lr=" in values and "model_ema.enabled=true" in values
 
