@@ -31,14 +31,21 @@ def part(batch: ImageBatch, images: slice) -> ImageBatch:
 
 
 def built(name: str) -> nn.Module:
-    """A detector in float64 without what depends on the batch otherwise: batch norms, dropout, noise."""
+    """A detector in float64 without what depends on the batch otherwise: batch norms, dropout, noise, ties.
+
+    Boxes that start equal match two objects of a class equally well with each other's queries; then rounding decides.
+    """
     node = tiny(LazyConfig.load(find_config(name)).model)
     node.backbone.frozen_norm = True
     if "queries" in node and "extra" in node.queries:
         node.queries.extra = [extra for extra in node.queries.extra if "Denoising" not in str(extra._target_)]
     if "perturbation" in node.decoder:
         node.decoder.perturbation = None
-    return instantiate(node).double().train()
+    model = instantiate(node).double().train()
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 def gradients(model: nn.Module, batches: list[ImageBatch]) -> tuple[dict[str, torch.Tensor], float]:
@@ -63,9 +70,7 @@ DETECTORS = ("dino_toy_csla_dca", "dino_toy_paq", "h_detr_toy_csla", "stage_inte
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("counts", [(5, 1, 0, 2)])
 def test_two_batches_equal_the_large_one(name, counts):
-    # With seed 0, rounding moves the gradient of DEQDet's last box layer by 6e-5, on an AMD EPYC; with seeds 1, 2,
-    # 4, 5 and 6 all gradients agree to 4e-15 there. What is so sensitive in that scene is not known.
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     model, whole = built(name), image_batch(*counts)
     expected, loss = gradients(model, [whole])
     state = {key: value.clone() for key, value in model.state_dict().items()}
