@@ -15,11 +15,6 @@ from crossstage.reproduction.intervals import Estimate, PairedTests, mean_of_see
 from crossstage.reproduction.rows import Row
 from crossstage.reproduction.runs import Request, Run, command_line, read_object
 
-RULE = (
-    "Iterations on the generated set: train.max_iter of the row's toy config, times the row's epochs over the "
-    "fewest epochs of its project's rows in this table, times --epochs-scale. On COCO: those of the full config times "
-    "--epochs-scale. The schedule stretches with them."
-)
 INTERVALS = (
     "±: half of the 95 % Student-t interval of the mean over seeds. Delta: against the baseline row of this table, "
     "paired over the seeds that both rows have. One seed has no interval."
@@ -175,8 +170,8 @@ def markdown(reports: Sequence[RowReport], request: Request, course: Sequence[Se
     notes = [f"- {report.row.name}: {report.row.note}" for report in reports if report.row.note]
     tests = tests_table(reports)
     lines = [
-        f"# {request.table.title} on {request.data}",
-        f"Ours is measured on {described(request)}. {RULE}",
+        f"# {request.table.title} ({request.root.name if request.data == 'own' else request.data})",
+        f"Ours is measured on {described(request)}. {_iterations(request)}",
         INTERVALS,
         f"--epochs-scale {request.scale:g}, --seeds {request.seeds}, written {_now()}.",
         *([f"A run's score is the mean of its last {request.last} evaluations."] if request.last > 1 else []),
@@ -193,6 +188,12 @@ def markdown(reports: Sequence[RowReport], request: Request, course: Sequence[Se
             starts = [f"- {start['time']}, commit {start['commit']}, {start['device']}" for start in run.starts]
             lines += [f"{report.row.name}, seed {run.seed}: {run.state}", "\n".join(starts), f"```\n{run.command}\n```"]
     return "\n\n".join(lines) + "\n"
+
+
+def _iterations(request: Request) -> str:
+    toy = "toy config, times the row's epochs over the fewest epochs of its project's rows in this table,"
+    counted = "config" if request.data == "coco" else toy
+    return f"Iterations: train.max_iter of the row's {counted} times --epochs-scale. The schedule stretches with them."
 
 
 def described(request: Request) -> str:
@@ -223,7 +224,7 @@ def write(request: Request, planned: Planned) -> list[RowReport]:
         "evaluations": request.evaluations,
         "last": request.last,
         "written": _now(),
-        "notes": [RULE, INTERVALS, TESTS, PUBLISHED],
+        "notes": [_iterations(request), INTERVALS, TESTS, PUBLISHED],
         "rows": [{**asdict(report), "finished": not report.missing} for report in reports],
         "course": course,
     }

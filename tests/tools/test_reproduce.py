@@ -172,6 +172,21 @@ def test_report_says_what_the_disk_holds(tmp_path):
     assert request.runs(ROWS[3])[0].settings["train.max_iter"] == 12  # 12 of the config x 24 / 12 epochs x 0.5
 
 
+@pytest.mark.parametrize(
+    ("data", "named", "rule"),
+    [
+        ("toy", "(toy)", "toy config, times the row's epochs over"),
+        ("coco", "(coco)", "row's config times --epochs-scale"),
+        ("own", "(cells)", "toy config, times the row's epochs over"),
+    ],
+)
+def test_the_head_of_a_report_names_the_data_and_how_long_was_trained(data, named, rule):
+    request = replace(request_of(), data=data, root=Path("pictures/cells"))
+    title, measured, *_ = report.markdown([], request).split("\n\n")
+    assert title == f"# {request.table.title} {named}"
+    assert rule in measured and ("the pictures of cells" in measured) == (data == "own")
+
+
 def test_runs_with_other_settings_do_not_count():
     finish(request_of(scale=0.5), 0, [11.0])
     request = request_of()
