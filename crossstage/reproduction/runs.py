@@ -75,15 +75,16 @@ class Request:
         config, changes = row.config_for(self.data), row.overrides_for(self.data)
         times = 1.0 if self.data == "coco" else self.table.length(row)
         iterations = max(1, round(_changed(config, changes).train.max_iter * times * self.scale))
+        data = f"dataloader.{'data' if self.data == 'own' else 'root'}={self.root}"
+        changes += (data, f"train.max_iter={iterations}")
+        train = _changed(config, (*changes, *self.overrides)).train
+        check_values(train)
         changes += (
-            f"dataloader.{'data' if self.data == 'own' else 'root'}={self.root}",
-            f"train.max_iter={iterations}",
-            f"train.eval_period={0 if self.evaluations == 1 else math.ceil(iterations / self.evaluations)}",
+            f"train.eval_period={0 if self.evaluations == 1 else math.ceil(train.max_iter / self.evaluations)}",
             f"train.checkpointer.period={2500 if self.data == 'coco' else 200}",
             "train.checkpointer.max_to_keep=2",
             *self.overrides,
         )
-        check_values(_changed(config, changes).train)
         runs = []
         for seed in range(self.seeds):
             # If several overrides have the same key, the last one is used.

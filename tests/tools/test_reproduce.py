@@ -214,6 +214,14 @@ def test_a_score_is_the_mean_of_the_last_evaluations_of_averaged_weights_where_t
     assert "has 1 evaluations; expected --last 2 or more" in reports_of(request)[0].missing
 
 
+def test_evaluations_are_spread_over_the_iterations_that_an_override_asks_for():
+    for overrides, period in (((), 3), (("train.max_iter=40",), 10), (("train.eval_period=7", "train.max_iter=40"), 7)):
+        run, *_ = request_of(evaluations=4, overrides=overrides).runs(ROWS[0])
+        assert run.settings["train.eval_period"] == period
+    with pytest.raises(InputError, match=r"train\.max_iter"):
+        request_of(evaluations=4, overrides=("train.max_iter=many",)).runs(ROWS[0])
+
+
 def test_the_course_of_a_training_has_the_paired_differences_of_each_evaluation():
     request = request_of(ROWS[:2], evaluations=2, seeds=3)
     finish(request, 0, [30.0, 40.0, 50.0])
